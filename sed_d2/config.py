@@ -1,0 +1,79 @@
+"""The config keys that SED adds to Detectron2's."""
+
+import torch
+from detectron2.config import CfgNode as CN
+from detectron2.config import get_cfg
+
+
+def add_sed_config(cfg: CN) -> None:
+    """Add SED's keys, with the values of the paper's base model, to ``cfg``."""
+    # The open_clip model with a ConvNeXt tower; all widths come from it.
+    cfg.MODEL.CLIP = CN()
+    cfg.MODEL.CLIP.NAME = "convnext_base_w_320"
+    # An open_clip tag (downloaded once), a weight file of that model, or "" for random weights,
+    # which is right when MODEL.WEIGHTS holds a full SED checkpoint.
+    cfg.MODEL.CLIP.PRETRAINED = ""
+    # Side of the square that images are stretched to in inference; a multiple of 32.
+    cfg.MODEL.CLIP.RESOLUTION = 768
+    # What of the image tower is trained: full, frozen, conv, mlp or last_stage.
+    cfg.MODEL.CLIP_FINETUNE = "full"
+    # Whether parameters that are missing, unexpected or of another shape in MODEL.WEIGHTS are an
+    # error; False loads what fits and names the rest in the log.
+    cfg.MODEL.WEIGHTS_STRICT = True
+
+    head = cfg.MODEL.SEM_SEG_HEAD
+    # Width of the embedded cost map, and of what each decoder level puts out.
+    head.HIDDEN_DIM = 128
+    head.DECODER_DIMS = [64, 32, 16]
+    # Width of the image guidance and of the cost guidance at each level.
+    head.GUIDANCE_PROJ_DIMS = [32, 16, 8]
+    # Depthwise kernel of spatial fusion at each level (odd).
+    head.KERNEL_SIZES = [9, 9, 9]
+    # Heads of class attention; divides HIDDEN_DIM and DECODER_DIMS.
+    head.NUM_HEADS = 4
+    # (height, width) of the cells that class attention averages over in training.
+    head.POOLING_SIZES = [2, 2]
+    # True leaves ignored pixels out of the loss; False, as released, counts them as negatives
+    # of every class.
+    head.MASK_IGNORED = False
+    # Files of class names that override the data set's own; see sed_d2.vocabulary.
+    head.TRAIN_CLASS_JSON = ""
+    head.TEST_CLASS_JSON = ""
+
+    # A training crop is drawn again while one category covers more than this share of it.
+    cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA = 1.0
+    # Colour augmentation in the manner of SSD, before the flip.
+    cfg.INPUT.COLOR_AUG_SSD = False
+
+    # The image tower's learning rate is this multiple of BASE_LR.
+    cfg.SOLVER.CLIP_MULTIPLIER = 1.0
+    # Weight decay of embeddings (norms have WEIGHT_DECAY_NORM).
+    cfg.SOLVER.WEIGHT_DECAY_EMBED = 0.0
+
+    # Category early rejection: before each level a pixel keeps its TOPK best classes, and the
+    # classes that no pixel keeps are dropped.
+    cfg.TEST.FAST_INFERENCE = False
+    cfg.TEST.TOPK = 8
+    # (height, width) of class attention's cells in inference.
+    cfg.TEST.POOLING_SIZES = [1, 1]
+
+
+def get_sed_cfg(config_file: str = "", opts: list = ()) -> CN:
+    """Detectron2's defaults, SED's keys, a YAML file and ``KEY VALUE`` pairs, in that order.
+
+    ``MODEL.DEVICE`` is the best device that torch has here, unless the file or a pair names one.
+    """
+    cfg = get_cfg()
+    add_sed_config(cfg)
+    cfg.MODEL.DEVICE = best_device()
+    if config_file:
+        cfg.merge_from_file(str(config_file))
+    cfg.merge_from_list(list(opts))
+    return cfg
+
+
+def best_device() -> str:
+    """"cuda", "mps" or "cpu": the first that torch can use on this machine."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"

@@ -1,0 +1,132 @@
+"""CLIPConvNeXt: open_clip's ConvNeXt image tower as a Detectron2 backbone."""
+
+import contextlib
+import difflib
+import logging
+from pathlib import Path
+
+import open_clip
+from detectron2.config import configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from torch import Tensor, nn
+
+open_clip.add_model_config(Path(__file__).parent / "clip_configs")
+
+#: Which parameters of the image tower each ``MODEL.CLIP_FINETUNE`` trains, by parts of their names.
+FINETUNE_PARTS = {
+    "full": ("",),
+    "frozen": (),
+    "conv": ("conv_dw.", "downsample.1.", "stem.0."),
+    "mlp": (".mlp.",),
+    "last_stage": ("trunk.stages.3.", "trunk.head.", "head."),
+}
+
+
+def build_clip(name: str, pretrained: str = "") -> nn.Module:
+    """Build an open_clip model, both towers, in float32 on the CPU.
+
+    Args:
+        name: an open_clip model with a timm ConvNeXt image tower.
+        pretrained: an open_clip tag, a weight file, or "" for random weights.
+
+    Raises:
+        ValueError: an unknown model, another kind of image tower, or weights that cannot be read.
+    """
+    config = open_clip.get_model_config(name)
+    if config is None:
+        near = difflib.get_close_matches(name, open_clip.list_models(), n=3, cutoff=0.0)
+        raise ValueError(
+            f"MODEL.CLIP.NAME '{name}' is no open_clip model: did you mean {' or '.join(near)}?"
+        )
+    tower = config["vision_cfg"].get("timm_model_name", "")
+    if not tower.startswith("convnext"):
+        raise ValueError(
+            f"MODEL.CLIP.NAME '{name}' has no ConvNeXt image tower, which SED needs for its "
+            "feature pyramid: use convnext_base_w_320 or convnext_large_d_320"
+        )
+    try:
+        with _quiet_root_logger():
+            return open_clip.create_model(name, pretrained=pretrained or None)
+    except Exception as error:
+        raise ValueError(
+            f"MODEL.CLIP.PRETRAINED '{pretrained}' of '{name}' cannot be loaded "
+            f"({_first_line(error)}): give a tag of open_clip.list_pretrained_tags_by_model("
+            f"'{name}'), a weight file of that model, or \"\" with a full SED checkpoint in "
+            "MODEL.WEIGHTS"
+        ) from error
+
+
+@contextlib.contextmanager
+def _quiet_root_logger():
+    """Mute open_clip's warning of random weights, which come from MODEL.WEIGHTS later."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
+
+
+@BACKBONE_REGISTRY.register()
+class CLIPConvNeXt(Backbone):
+    """Feature pyramid and dense embedding of CLIP's image tower.
+
+    It owns the whole CLIP model, built once; the text tower is frozen and used by
+    :class:`~sed_d2.modeling.text_encoder.TextEncoder`.
+
+    Args:
+        clip: an open_clip model with a timm ConvNeXt image tower.
+        finetune: what of the image tower is trained, a key of ``FINETUNE_PARTS``.
+    """
+
+    @configurable
+    def __init__(self, *, clip: nn.Module, finetune: str = "full"):
+        super().__init__()
+        if finetune not in FINETUNE_PARTS:
+            raise ValueError(
+                f"MODEL.CLIP_FINETUNE '{finetune}' is unknown: use one of {', '.join(FINETUNE_PARTS)}"
+            )
+        self.clip = clip
+        clip.requires_grad_(False)
+        for name, parameter in clip.visual.named_parameters():
+            parameter.requires_grad = any(part in name for part in FINETUNE_PARTS[finetune])
+        stages = clip.visual.trunk.feature_info
+        self._out_features = [f"res{i + 2}" for i in range(len(stages))] + ["embedding"]
+        self._out_feature_channels = {f"res{i + 2}": s["num_chs"] for i, s in enumerate(stages)}
+        self._out_feature_strides = {f"res{i + 2}": s["reduction"] for i, s in enumerate(stages)}
+        self._out_feature_channels["embedding"] = clip.text_projection.shape[1]
+        self._out_feature_strides["embedding"] = stages[-1]["reduction"]
+
+    @classmethod
+    def from_config(cls, cfg, input_shape: ShapeSpec):
+        return {
+            "clip": build_clip(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED),
+            "finetune": cfg.MODEL.CLIP_FINETUNE,
+        }
+
+    @property
+    def size_divisibility(self) -> int:
+        return self._out_feature_strides["embedding"]
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Encode normalised images.
+
+        Args:
+            images: (B, 3, H, W), H and W multiples of 32.
+
+        Returns:
+            "res2" to "res5" at strides 4 to 32, and "embedding" (B, C, H/32, W/32): the trunk
+            head's norm and the tower's projection at every position, not of unit length.
+        """
+        visual = self.clip.visual
+        last, stages = visual.trunk.forward_intermediates(images)
+        dense = visual.trunk.head.norm(last).permute(0, 2, 3, 1)  # (B, H/32, W/32, C')
+        features = {f"res{i + 2}": stage for i, stage in enumerate(stages)}
+        features["embedding"] = visual.head(dense).permute(0, 3, 1, 2)
+        return features

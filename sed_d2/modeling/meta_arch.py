@@ -1,0 +1,196 @@
+"""SED: preprocess -> backbone -> head -> losses or inference."""
+
+from collections.abc import Sequence
+
+import torch
+from detectron2.config import configurable
+from detectron2.data import MetadataCatalog
+from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone, build_sem_seg_head
+from detectron2.structures import ImageList
+from open_clip import get_tokenizer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..checkpoint import rename_released_keys
+from ..vocabulary import Vocabulary
+from .losses import sem_seg_loss
+from .postprocess import upsampled_labels
+from .text_encoder import TextEncoder
+
+
+@META_ARCH_REGISTRY.register()
+class SED(nn.Module):
+    """Open-vocabulary semantic segmentation (Xie et al., CVPR 2024, arXiv 2311.15537).
+
+    Args:
+        backbone: image tower, see :class:`CLIPConvNeXt`.
+        sem_seg_head: see :class:`SEDHead`.
+        text_encoder: class names -> (T, P, C) unit embeddings.
+        pixel_mean: per RGB channel, 0..255.
+        pixel_std: per RGB channel.
+        resolution: side of the square that images are stretched to in inference.
+        ignore_value: the label of pixels without a class, in training.
+        mask_ignored: leave ignored pixels out of the loss.
+        top_k: early rejection keeps this many classes per pixel; 0 turns it off.
+        vocabulary: the classes; can be set later.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        sem_seg_head: nn.Module,
+        text_encoder: TextEncoder,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+        resolution: int,
+        ignore_value: int = 255,
+        mask_ignored: bool = False,
+        top_k: int = 0,
+        vocabulary: Vocabulary | None = None,
+    ):
+        super().__init__()
+        if resolution % backbone.size_divisibility:
+            raise ValueError(
+                f"MODEL.CLIP.RESOLUTION {resolution} is no multiple of the backbone's stride: "
+                f"use a multiple of {backbone.size_divisibility}"
+            )
+        if top_k < 0:
+            raise ValueError(f"TEST.TOPK {top_k} is negative: use 1 or more")
+        self.backbone = backbone
+        self.sem_seg_head = sem_seg_head
+        self.text_encoder = text_encoder
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
+        self.resolution = resolution
+        self.ignore_value = ignore_value
+        self.mask_ignored = mask_ignored
+        self.top_k = top_k
+        self._vocabulary = vocabulary
+        self._text = None
+        self._register_load_state_dict_pre_hook(self._before_load_state_dict)
+
+    @classmethod
+    def from_config(cls, cfg):
+        backbone = build_backbone(cfg)
+        head = cfg.MODEL.SEM_SEG_HEAD
+        return {
+            "backbone": backbone,
+            "sem_seg_head": build_sem_seg_head(cfg, backbone.output_shape()),
+            "text_encoder": TextEncoder(backbone.clip, get_tokenizer(cfg.MODEL.CLIP.NAME)),
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+            "resolution": cfg.MODEL.CLIP.RESOLUTION,
+            "ignore_value": head.IGNORE_VALUE,
+            "mask_ignored": head.MASK_IGNORED,
+            "top_k": cfg.TEST.TOPK if cfg.TEST.FAST_INFERENCE else 0,
+            "vocabulary": training_vocabulary(cfg),
+        }
+
+    @property
+    def device(self) -> torch.device:
+        return self.pixel_mean.device
+
+    @property
+    def vocabulary(self) -> Vocabulary | None:
+        return self._vocabulary
+
+    def set_vocabulary(self, vocabulary: Vocabulary) -> None:
+        """Change the classes; their embeddings are made when an image next needs them."""
+        self._vocabulary = vocabulary
+        self._text = None
+
+    def text_embeddings(self) -> Tensor:
+        """(T, P, C) unit embeddings of the vocabulary, on the model's device."""
+        if self._vocabulary is None:
+            raise ValueError(
+                "the model has no class names: call model.set_vocabulary(...), or name a "
+                "registered data set in DATASETS.TRAIN"
+            )
+        if self._text is None:
+            self._text = self.text_encoder(self._vocabulary.classes)
+        self._text = self._text.to(self.device)
+        return self._text
+
+    def _before_load_state_dict(self, state_dict, *args):
+        rename_released_keys(state_dict)
+        # The embeddings belong to the weights that are about to go.
+        self._text = None
+
+    def forward(
+        self, batched_inputs: list[dict], labels_only: bool = False
+    ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+        """Train on, or segment, a batch.
+
+        Args:
+            batched_inputs: Detectron2's dicts: "image" (3, H, W) RGB in 0..255; in training
+                "sem_seg" (H, W); in inference optionally "height" and "width" of the output.
+            labels_only: in inference, return labels and never hold T scores per output pixel.
+
+        Returns:
+            In training the losses ``loss_sem_seg_0`` (final) and ``_1`` to ``_3`` (coarse to
+            fine). In inference
+            a dict per image: "sem_seg" (T, height, width), scores in [0, 1] and 0 for rejected
+            classes, or "labels" (height, width) int64.
+        """
+        images = [(x["image"].to(self.device) - self.pixel_mean) / self.pixel_std
+                  for x in batched_inputs]
+        if self.training:
+            return self.losses(images, [x["sem_seg"].to(self.device) for x in batched_inputs])
+        sizes = [
+            (x.get("height", image.shape[-2]), x.get("width", image.shape[-1]))
+            for x, image in zip(batched_inputs, images, strict=True)
+        ]
+        return self.inference(images, sizes, labels_only)
+
+    def losses(self, images: list[Tensor], targets: list[Tensor]) -> dict[str, Tensor]:
+        """The four losses of normalised (3, H, W) images with (H, W) labels."""
+        divisibility = self.backbone.size_divisibility
+        batch = ImageList.from_tensors(images, divisibility).tensor
+        target = ImageList.from_tensors(targets, divisibility, self.ignore_value).tensor
+        text = self.text_embeddings()
+        output = self.sem_seg_head(self.backbone(batch), text, auxiliary=True)
+        levels = (output.logits, *output.auxiliary)
+        return {
+            f"loss_sem_seg_{i}": sem_seg_loss(x, target, self.ignore_value, self.mask_ignored)
+            for i, x in enumerate(levels)
+        }
+
+    def inference(
+        self, images: list[Tensor], sizes: list[tuple[int, int]], labels_only: bool
+    ) -> list[dict[str, Tensor]]:
+        """Segment normalised (3, H, W) images at the given (height, width)."""
+        text = self.text_embeddings()
+        square = (self.resolution, self.resolution)
+        batch = torch.cat([
+            F.interpolate(image[None], size=square, mode="bilinear", align_corners=False)
+            for image in images
+        ])
+        features = self.backbone(batch)
+        results = []
+        for i, size in enumerate(sizes):
+            # One image at a time: survivors are an image's own.
+            image_features = {name: feature[i : i + 1] for name, feature in features.items()}
+            output = self.sem_seg_head(image_features, text, top_k=self.top_k)
+            scores = output.logits[0].float().sigmoid()  # (T', h, w)
+            if labels_only:
+                labels = output.survivors[upsampled_labels(scores, size)]
+                results.append({"labels": labels})
+            else:
+                sem_seg = scores.new_zeros(len(text), *size)
+                sem_seg[output.survivors] = F.interpolate(
+                    scores[None], size=size, mode="bilinear", align_corners=False
+                )[0]
+                results.append({"sem_seg": sem_seg})
+        return results
+
+
+def training_vocabulary(cfg) -> Vocabulary | None:
+    """The class names to train on: TRAIN_CLASS_JSON, else those of the first training set."""
+    if cfg.MODEL.SEM_SEG_HEAD.TRAIN_CLASS_JSON:
+        return Vocabulary.from_file(cfg.MODEL.SEM_SEG_HEAD.TRAIN_CLASS_JSON)
+    for name in cfg.DATASETS.TRAIN:
+        if MetadataCatalog.get(name).get("stuff_classes"):
+            return Vocabulary.of_dataset(name)
+    return None

@@ -1,0 +1,190 @@
+"""The class names a model is asked for: synonyms, where they came from, and checks on them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+
+SYNONYM_SEPARATOR = ", "
+
+
+@dataclass(frozen=True)
+class Vocabulary(Sequence):
+    """An ordered list of classes, each with one or more synonyms.
+
+    Attributes:
+        classes: the synonyms of each class; ``classes[i][0]`` is the name shown for class i.
+        source: where the names came from (a file, a data set); only used in error messages and
+            not part of equality or of the hash, so equal vocabularies share cached embeddings.
+
+    Raises:
+        ValueError: there is no class, a name is empty, or two classes have the same synonyms.
+            Names are compared without regard to case and order: CLIP embeds such classes alike.
+    """
+
+    classes: tuple[tuple[str, ...], ...]
+    source: str = field(default="the caller", compare=False)
+
+    def __post_init__(self) -> None:
+        if not self.classes:
+            raise ValueError(f"No class names in {self.source}; give at least one.")
+        positions: dict[tuple[str, ...], int] = {}
+        for position, synonyms in enumerate(self.classes):
+            if not synonyms or not all(name.strip() for name in synonyms):
+                raise ValueError(
+                    f"Class {position} of {self.source} has an empty name; name it or remove it."
+                )
+            key = tuple(sorted(name.strip().casefold() for name in synonyms))
+            first = positions.setdefault(key, position)
+            if first != position:
+                raise ValueError(
+                    f"{SYNONYM_SEPARATOR.join(synonyms)!r} is class {first} and class {position} "
+                    f"of {self.source}; remove one of the two."
+                )
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    def __getitem__(self, index):
+        return self.classes[index]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """One string a class in the released form: synonyms joined with ``", "``."""
+        return tuple(SYNONYM_SEPARATOR.join(synonyms) for synonyms in self.classes)
+
+    @classmethod
+    def from_names(cls, names: Iterable[str], source: str = "the caller") -> Vocabulary:
+        """Make a vocabulary of released-form names: ``"windowpane, window"`` is two synonyms.
+
+        Raises:
+            ValueError: ``names`` is one string or holds something else than text; see the class.
+        """
+        if isinstance(names, str):
+            raise ValueError(f"The class names of {source} are one string; give a list of names.")
+        names = tuple(names)
+        for name in names:
+            if not isinstance(name, str):
+                raise ValueError(f"The class name {name!r} of {source} is not text; quote it.")
+        return cls(tuple(tuple(name.split(SYNONYM_SEPARATOR)) for name in names), source)
+
+    @classmethod
+    def parse(cls, text: str) -> Vocabulary:
+        """Read what a user typed: an existing file's path, or ``"cat, windowpane|window, sky"``.
+
+        A comma ends a class, ``|`` separates its synonyms.
+
+        Raises:
+            ValueError: see the class and :meth:`from_file`.
+        """
+        if _is_file(text.strip()):
+            return cls.from_file(text.strip())
+        if text.strip().endswith((".json", ".txt")):
+            raise ValueError(
+                f"The class file {text.strip()} does not exist; give an existing file or names."
+            )
+        classes = (part.split("|") for part in text.split(",")) if text.strip() else ()
+        return cls(
+            tuple(tuple(name.strip() for name in synonyms) for synonyms in classes),
+            "the given class names",
+        )
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> Vocabulary:
+        """Read a class file.
+
+        ``.json``: a list of released-form names, or ``{"classes": [{"names": [...]}, ...]}``;
+        anything else: text with one released-form class a line (empty lines are skipped).
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is not in one of these forms, or see the class.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"The class file {path} does not exist; check the path.")
+        try:
+            text = path.read_text(encoding="utf-8-sig")
+            content = json.loads(text) if path.suffix == ".json" else text.splitlines()
+        except ValueError as error:
+            raise ValueError(f"The class file {path} cannot be read: {error}.") from error
+        if path.suffix != ".json":
+            return cls.from_names((line.strip() for line in content if line.strip()), str(path))
+        if isinstance(content, list):
+            return cls.from_names(content, str(path))
+        return cls._from_json(content, str(path))
+
+    @classmethod
+    def builtin(cls, name: str) -> Vocabulary:
+        """The vocabulary of a benchmark, such as ``"ade20k_150"``.
+
+        Raises:
+            ValueError: there is no such vocabulary; the message lists those there are.
+        """
+        return cls._from_json(_builtin_content(name), name)
+
+    @classmethod
+    def of_dataset(cls, name: str) -> Vocabulary:
+        """The names to ask for on a registered data set.
+
+        These are the ``vocabulary`` of its metadata if that is there, else its ``stuff_classes``.
+
+        Raises:
+            ValueError: the metadata has neither, or see the class.
+        """
+        from detectron2.data import MetadataCatalog
+
+        metadata = MetadataCatalog.get(name)
+        names = metadata.get("vocabulary") or metadata.get("stuff_classes")
+        if not names:
+            raise ValueError(
+                f"The data set {name!r} has no class names; register it with stuff_classes."
+            )
+        return cls.from_names(names, f"data set {name}")
+
+    @classmethod
+    def _from_json(cls, content: object, source: str) -> Vocabulary:
+        try:
+            lists = [entry["names"] for entry in content["classes"]]
+            if not all(isinstance(name, str) for names in lists for name in names):
+                raise TypeError("a name is not text")
+            if any(isinstance(names, str) for names in lists):
+                raise TypeError("the names of a class are not a list")
+        except (TypeError, KeyError) as error:
+            raise ValueError(
+                f'{source} is neither a list of names nor {{"classes": [{{"names": [...]}}, ...]}}.'
+            ) from error
+        return cls(tuple(map(tuple, lists)), source)
+
+
+def builtin_raw_ids(name: str) -> tuple[int, ...]:
+    """The value that the data set's own annotation uses for each class of a built-in vocabulary.
+
+    Raises:
+        ValueError: there is no such vocabulary, or it has no such values.
+    """
+    try:
+        return tuple(entry["raw_id"] for entry in _builtin_content(name)["classes"])
+    except KeyError as error:
+        raise ValueError(
+            f"The vocabulary {name!r} has no raw ids; use its base data set."
+        ) from error
+
+
+def _builtin_content(name: str) -> dict:
+    folder = resources.files(__package__) / "data" / "vocabularies"
+    file = folder / f"{name}.json"
+    if not file.is_file():
+        known = ", ".join(sorted(entry.name[:-5] for entry in folder.iterdir()))
+        raise ValueError(f"There is no built-in vocabulary {name!r}; choose one of {known}.")
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # a long list of names is no valid path on every system
+        return False
