@@ -1,0 +1,93 @@
+"""Run a function in one process, in several (spawned or from torchrun), on GPUs or CPUs."""
+
+import os
+import sys
+from collections.abc import Callable
+from urllib.parse import urlparse
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from detectron2.utils import comm
+
+
+def launch(
+    main: Callable[..., object],
+    num_processes: int = 1,
+    *,
+    num_machines: int = 1,
+    machine_rank: int = 0,
+    dist_url: str = "",
+    args: tuple = (),
+) -> None:
+    """Run ``main(*args)`` in ``num_processes`` processes on this machine.
+
+    Under torchrun (or any launcher that sets RANK, WORLD_SIZE and LOCAL_RANK) this process is
+    one of those already started and the numbers given here are not used. Unlike Detectron2's
+    own launch it needs no GPU: processes talk over nccl where CUDA is, else over gloo.
+
+    Args:
+        main: a function that can be pickled.
+        num_processes: processes on this machine, one per GPU.
+        num_machines: machines, each of which calls this with its own ``machine_rank``.
+        machine_rank: 0 .. num_machines - 1.
+        dist_url: ``tcp://host:port`` of machine 0.
+        args: passed to ``main``.
+
+    Raises:
+        ValueError: more processes than GPUs are asked for.
+        SystemExit: a spawned process failed; it has said why.
+    """
+    if {"RANK", "WORLD_SIZE", "LOCAL_RANK"} <= os.environ.keys():
+        _run(main, args)
+        return
+    if torch.cuda.is_available() and num_processes > torch.cuda.device_count():
+        raise ValueError(
+            f"--num-gpus {num_processes} is more than the {torch.cuda.device_count()} GPUs that "
+            "torch sees: ask for fewer"
+        )
+    world_size = num_processes * num_machines
+    if world_size == 1:
+        main(*args)
+        return
+    url = urlparse(dist_url)
+    environment = {
+        "MASTER_ADDR": url.hostname,
+        "MASTER_PORT": str(url.port),
+        "WORLD_SIZE": str(world_size),
+        "LOCAL_WORLD_SIZE": str(num_processes),
+    }
+    try:
+        mp.spawn(_spawned, (environment, machine_rank, main, args), nprocs=num_processes)
+    except mp.ProcessExitedException as error:
+        sys.exit(error.exit_code)
+
+
+def _spawned(local_rank: int, environment: dict, machine_rank: int, main, args) -> None:
+    """Give a spawned process the environment that torchrun would."""
+    rank = machine_rank * int(environment["LOCAL_WORLD_SIZE"]) + local_rank
+    os.environ.update(environment, LOCAL_RANK=str(local_rank), RANK=str(rank))
+    _run(main, args)
+
+
+def _run(main, args) -> None:
+    """Join the process group that the environment describes, run, and leave it."""
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    _create_local_process_group(int(os.environ.get("LOCAL_WORLD_SIZE", dist.get_world_size())))
+    try:
+        main(*args)
+    finally:
+        dist.destroy_process_group()
+
+
+def _create_local_process_group(size: int) -> None:
+    """Tell Detectron2 which ranks share this machine."""
+    if hasattr(comm, "create_local_process_group"):
+        comm.create_local_process_group(size)
+        return
+    for first in range(0, dist.get_world_size(), size):
+        group = dist.new_group(list(range(first, first + size)))
+        if first <= dist.get_rank() < first + size:
+            comm._LOCAL_PROCESS_GROUP = group

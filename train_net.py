@@ -1,0 +1,50 @@
+#!/usr/bin/env python
+"""Train or evaluate SED; see ``--help``."""
+
+from detectron2.engine import default_argument_parser, default_setup
+from detectron2.evaluation import verify_results
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+
+from sed_d2 import get_sed_cfg
+from sed_d2.checkpoint import SEDCheckpointer
+from sed_d2.engine import Trainer
+from sed_d2.launch import launch
+
+
+def setup(args):
+    """The frozen config of the command line, with Detectron2's logging and seeding set up."""
+    cfg = get_sed_cfg(args.config_file, args.opts)
+    cfg.freeze()
+    default_setup(cfg, args)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="sed_d2", abbrev_name="sed")
+    return cfg
+
+
+def main(args):
+    """Train or evaluate in this process."""
+    cfg = setup(args)
+    if not args.eval_only:
+        trainer = Trainer(cfg)
+        trainer.resume_or_load(resume=args.resume)
+        return trainer.train()
+    model = Trainer.build_model(cfg)
+    SEDCheckpointer(model, cfg.OUTPUT_DIR, strict=cfg.MODEL.WEIGHTS_STRICT).resume_or_load(
+        cfg.MODEL.WEIGHTS, resume=args.resume
+    )
+    results = Trainer.test(cfg, model)
+    if comm.is_main_process():
+        verify_results(cfg, results)
+    return results
+
+
+if __name__ == "__main__":
+    args = default_argument_parser().parse_args()
+    launch(
+        main,
+        args.num_gpus,
+        num_machines=args.num_machines,
+        machine_rank=args.machine_rank,
+        dist_url=args.dist_url,
+        args=(args,),
+    )
