@@ -1,0 +1,40 @@
+"""Make the shapes data set: a small world of textured backgrounds and coloured objects.
+
+    python tools/make_shapes.py            # into $DETECTRON2_DATASETS/shapes (datasets/shapes)
+    python tools/make_shapes.py --train 64 --val 16
+
+A second call adds what is missing.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from sed_d2.data import shapes
+from sed_d2.data.benchmarks import data_root
+
+
+def main(arguments=None) -> None:
+    """Parse the command line and write the data set."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    sizes = {split: count for split, (_, _, count) in shapes.SPLITS.items()}
+    parser.add_argument("--output", type=Path, default=data_root() / "shapes", help="the folder")
+    parser.add_argument("--train", type=int, default=sizes["train"], help="number of scenes")
+    parser.add_argument(
+        "--val", type=int, default=sizes["val_seen"], help="number of scenes, seen and unseen each"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=os.cpu_count())
+    args = parser.parse_args(arguments)
+    counts = {"train": args.train, "val_seen": args.val, "val_unseen": args.val}
+    try:
+        shapes.write_dataset(args.output, counts, args.seed, args.processes)
+    except (OSError, ValueError) as error:
+        sys.exit(f"make_shapes: {error}")
+
+
+if __name__ == "__main__":
+    main()
