@@ -1,0 +1,17 @@
+"""Evaluation of semantic segmentation: confusion matrix, metrics, evaluator and result table."""
+
+from .evaluator import SemSegEvaluator, build_evaluator
+from .metrics import ConfusionMatrix, segmentation_metrics
+from .table import Row, make_row, paper_miou, render, write_results
+
+__all__ = [
+    "ConfusionMatrix",
+    "Row",
+    "SemSegEvaluator",
+    "build_evaluator",
+    "make_row",
+    "paper_miou",
+    "render",
+    "segmentation_metrics",
+    "write_results",
+]
