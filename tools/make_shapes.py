@@ -21,17 +21,19 @@ def main(arguments=None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     sizes = {split: count for split, (_, _, count) in shapes.SPLITS.items()}
-    parser.add_argument("--output", type=Path, default=data_root() / "shapes", help="the folder")
+    parser.add_argument(
+        "--root", type=Path, default=data_root(), help="the folder of the data sets (%(default)s)"
+    )
     parser.add_argument("--train", type=int, default=sizes["train"], help="number of scenes")
     parser.add_argument(
         "--val", type=int, default=sizes["val_seen"], help="number of scenes, seen and unseen each"
     )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--processes", type=int, default=os.cpu_count())
+    parser.add_argument("--seed", type=int, default=0, help="of all scenes")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes that draw")
     args = parser.parse_args(arguments)
     counts = {"train": args.train, "val_seen": args.val, "val_unseen": args.val}
     try:
-        shapes.write_dataset(args.output, counts, args.seed, args.processes)
+        shapes.write_dataset(args.root / "shapes", counts, args.seed, args.jobs)
     except (OSError, ValueError) as error:
         sys.exit(f"make_shapes: {error}")
 
