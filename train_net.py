@@ -1,26 +1,29 @@
 #!/usr/bin/env python
 """Train or evaluate SED; see ``--help``."""
 
+import sed_d2  # isort: split  # first, since it mutes a warning of Detectron2's start
+
 from detectron2.engine import default_argument_parser, default_setup
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from sed_d2 import get_sed_cfg
 from sed_d2.checkpoint import SEDCheckpointer
+from sed_d2.cli import one_sentence
 from sed_d2.engine import Trainer
 from sed_d2.launch import launch
 
 
 def setup(args):
     """The frozen config of the command line, with Detectron2's logging and seeding set up."""
-    cfg = get_sed_cfg(args.config_file, args.opts)
+    cfg = sed_d2.get_sed_cfg(args.config_file, args.opts)
     cfg.freeze()
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="sed_d2", abbrev_name="sed")
     return cfg
 
 
+@one_sentence()
 def main(args):
     """Train or evaluate in this process."""
     cfg = setup(args)
@@ -40,11 +43,12 @@ def main(args):
 
 if __name__ == "__main__":
     args = default_argument_parser().parse_args()
-    launch(
-        main,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(args,),
-    )
+    with one_sentence():
+        launch(
+            main,
+            args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(args,),
+        )

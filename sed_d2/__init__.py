@@ -3,6 +3,11 @@
 Importing the package registers the model and the data sets with Detectron2.
 """
 
+import warnings
+
+# fvcore compiles two helpers with torch.jit.script, which SED never runs.
+warnings.filterwarnings("ignore", message=".*torch.jit.script.*", category=FutureWarning)
+
 try:
     import detectron2  # noqa: F401
 except ImportError as error:

@@ -73,7 +73,7 @@ def get_sed_cfg(config_file: str = "", opts: list = ()) -> CN:
 
 
 def best_device() -> str:
-    """"cuda", "mps" or "cpu": the first that torch can use on this machine."""
+    """ "cuda", "mps" or "cpu": the first that torch can use on this machine."""
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"

@@ -90,7 +90,8 @@ class CLIPConvNeXt(Backbone):
         super().__init__()
         if finetune not in FINETUNE_PARTS:
             raise ValueError(
-                f"MODEL.CLIP_FINETUNE '{finetune}' is unknown: use one of {', '.join(FINETUNE_PARTS)}"
+                f"MODEL.CLIP_FINETUNE '{finetune}' is unknown: use one of "
+                f"{', '.join(FINETUNE_PARTS)}"
             )
         self.clip = clip
         clip.requires_grad_(False)
@@ -105,13 +106,18 @@ class CLIPConvNeXt(Backbone):
 
     @classmethod
     def from_config(cls, cfg, input_shape: ShapeSpec):
+        """The arguments from ``cfg.MODEL.CLIP`` and ``cfg.MODEL.CLIP_FINETUNE``."""
+        # A full checkpoint brings CLIP's weights too, so they need no download.
+        full_checkpoint = cfg.MODEL.WEIGHTS and cfg.MODEL.WEIGHTS_STRICT
+        pretrained = "" if full_checkpoint else cfg.MODEL.CLIP.PRETRAINED
         return {
-            "clip": build_clip(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED),
+            "clip": build_clip(cfg.MODEL.CLIP.NAME, pretrained),
             "finetune": cfg.MODEL.CLIP_FINETUNE,
         }
 
     @property
     def size_divisibility(self) -> int:
+        """What the sides of an image must be multiples of."""
         return self._out_feature_strides["embedding"]
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:

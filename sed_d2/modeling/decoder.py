@@ -134,13 +134,15 @@ class GradualFusionDecoder(nn.Module):
         aux_logits = []
         for level, image_feature in zip(self.levels, image_features, strict=True):
             if auxiliary:
-                aux_logits.append(level.aux_head(x.detach()).unflatten(0, (num_images, -1))[:, :, 0])
+                logits = level.aux_head(x.detach())  # (B * T, 1, H, W)
+                aux_logits.append(logits.view(num_images, -1, *logits.shape[-2:]))
             if top_k and top_k < len(x):
                 keep = union_of_top_k(level.aux_head(x)[:, 0], top_k)
                 x, guidance, survivors = x[keep], guidance[keep], survivors[keep]
             guidance = level.cost_guidance(guidance)  # (B * T', g, 2H, 2W)
             x = level(x, guidance, image_feature, pooling)
-        logits = self.head(x).unflatten(0, (num_images, -1))[:, :, 0]
+        logits = self.head(x)
+        logits = logits.view(num_images, -1, *logits.shape[-2:])
         return DecoderOutput(logits, survivors, tuple(aux_logits))
 
 

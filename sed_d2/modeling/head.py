@@ -40,6 +40,7 @@ class SEDHead(nn.Module):
 
     @classmethod
     def from_config(cls, cfg, input_shape):
+        """The arguments from ``cfg.MODEL.SEM_SEG_HEAD`` and the backbone's output shape."""
         head = cfg.MODEL.SEM_SEG_HEAD
         image_features = ("res4", "res3", "res2")
         decoder = GradualFusionDecoder(

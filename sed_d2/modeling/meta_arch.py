@@ -56,8 +56,6 @@ class SED(nn.Module):
                 f"MODEL.CLIP.RESOLUTION {resolution} is no multiple of the backbone's stride: "
                 f"use a multiple of {backbone.size_divisibility}"
             )
-        if top_k < 0:
-            raise ValueError(f"TEST.TOPK {top_k} is negative: use 1 or more")
         self.backbone = backbone
         self.sem_seg_head = sem_seg_head
         self.text_encoder = text_encoder
@@ -73,8 +71,11 @@ class SED(nn.Module):
 
     @classmethod
     def from_config(cls, cfg):
-        backbone = build_backbone(cfg)
+        """The arguments from the whole config."""
         head = cfg.MODEL.SEM_SEG_HEAD
+        if cfg.TEST.TOPK < 1:
+            raise ValueError(f"TEST.TOPK {cfg.TEST.TOPK} keeps no class: use 1 or more")
+        backbone = build_backbone(cfg)
         return {
             "backbone": backbone,
             "sem_seg_head": build_sem_seg_head(cfg, backbone.output_shape()),
@@ -90,10 +91,12 @@ class SED(nn.Module):
 
     @property
     def device(self) -> torch.device:
+        """Where the model and its inputs are."""
         return self.pixel_mean.device
 
     @property
     def vocabulary(self) -> Vocabulary | None:
+        """The classes that the model answers for."""
         return self._vocabulary
 
     def set_vocabulary(self, vocabulary: Vocabulary) -> None:
@@ -134,8 +137,9 @@ class SED(nn.Module):
             a dict per image: "sem_seg" (T, height, width), scores in [0, 1] and 0 for rejected
             classes, or "labels" (height, width) int64.
         """
-        images = [(x["image"].to(self.device) - self.pixel_mean) / self.pixel_std
-                  for x in batched_inputs]
+        images = [
+            (x["image"].to(self.device) - self.pixel_mean) / self.pixel_std for x in batched_inputs
+        ]
         if self.training:
             return self.losses(images, [x["sem_seg"].to(self.device) for x in batched_inputs])
         sizes = [
@@ -163,10 +167,12 @@ class SED(nn.Module):
         """Segment normalised (3, H, W) images at the given (height, width)."""
         text = self.text_embeddings()
         square = (self.resolution, self.resolution)
-        batch = torch.cat([
-            F.interpolate(image[None], size=square, mode="bilinear", align_corners=False)
-            for image in images
-        ])
+        batch = torch.cat(
+            [
+                F.interpolate(image[None], size=square, mode="bilinear", align_corners=False)
+                for image in images
+            ]
+        )
         features = self.backbone(batch)
         results = []
         for i, size in enumerate(sizes):

@@ -36,7 +36,9 @@ def test_decoder(model_b, decoder_inputs, pooling, record_property):
         pooling=(pooling, pooling),
         auxiliary=True,
     )
-    ours = dict(zip(["logits", "aux0", "aux1", "aux2"], [output.logits, *output.auxiliary]))
+    ours = dict(
+        zip(["logits", "aux0", "aux1", "aux2"], [output.logits, *output.auxiliary], strict=True)
+    )
     assert output.survivors.tolist() == list(range(7))
     for name, tensor in ours.items():
         found = deviation(tensor[0], reference[f"pool{pooling}_{name}"])
@@ -51,9 +53,7 @@ def test_early_rejection(model_b, decoder_inputs, record_property):
     output = model_b.sem_seg_head.decoder(
         cost_map(embedding, torch.from_numpy(golden_text(40))), features, pooling=(1, 1), top_k=1
     )
-    assert output.survivors.tolist() == np.flatnonzero(
-        reference["fast_T40_k1_survivors"]
-    ).tolist()
+    assert output.survivors.tolist() == np.flatnonzero(reference["fast_T40_k1_survivors"]).tolist()
     scores = output.logits[0].sigmoid()[:, ::4, ::4]
     found = deviation(scores, reference["fast_T40_k1_scores"])
     record_property("scores", found)
@@ -124,6 +124,4 @@ def test_training_step(model_b, record_property):
 def test_golden_weights_load_by_their_released_names(model_b):
     weights = released_weights("sem_seg_head.predictor.transformer.head0.")
     aux_head = model_b.sem_seg_head.decoder.levels[0].aux_head
-    assert torch.equal(
-        aux_head.weight, weights["sem_seg_head.predictor.transformer.head0.weight"]
-    )
+    assert torch.equal(aux_head.weight, weights["sem_seg_head.predictor.transformer.head0.weight"])

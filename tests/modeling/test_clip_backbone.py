@@ -1,0 +1,91 @@
+import open_clip
+import pytest
+import torch
+from open_clip.model import CLIP
+
+from sed_d2 import get_sed_cfg
+from sed_d2.checkpoint import rename_released_keys
+from sed_d2.modeling import SEDHead
+from sed_d2.modeling.clip_backbone import CLIPConvNeXt, build_clip
+
+from ..conftest import ROOT, released_shapes
+
+BLOCK = "trunk.stages.1.blocks.0"
+
+
+@pytest.mark.parametrize("size", ["b", "l"])
+def test_keys_and_shapes_are_those_of_the_released_checkpoints(size):
+    cfg = get_sed_cfg(ROOT / "configs" / f"convnext{size.upper()}_768.yaml")
+    with torch.device("meta"):  # shapes without memory
+        backbone = CLIPConvNeXt(clip=CLIP(**open_clip.get_model_config(cfg.MODEL.CLIP.NAME)))
+        head = SEDHead(cfg, backbone.output_shape())
+    model = torch.nn.ModuleDict({"backbone": backbone, "sem_seg_head": head})
+    expected = released_shapes(size)
+    rename_released_keys(expected)
+    assert {key: tuple(value.shape) for key, value in model.state_dict().items()} == expected
+
+
+def test_features_have_the_declared_shapes():
+    backbone = CLIPConvNeXt(clip=build_clip("shapes_convnext_atto")).eval()
+    features = backbone(torch.rand(2, 3, 64, 96))
+    shapes = backbone.output_shape()
+    assert set(shapes) == {"res2", "res3", "res4", "res5", "embedding"} == set(features)
+    for name, shape in shapes.items():
+        expected = (2, shape.channels, 64 // shape.stride, 96 // shape.stride)
+        assert features[name].shape == expected, name
+    assert [shapes[f"res{i}"].stride for i in (2, 3, 4, 5)] == [4, 8, 16, 32]
+
+
+def test_dense_embedding_of_one_position_is_clip_s_own():
+    # On a 32×32 image the pooled embedding of CLIP is that of the only position.
+    clip = build_clip("shapes_convnext_atto").eval()
+    image = torch.rand(1, 3, 32, 32)
+    with torch.no_grad():
+        dense = CLIPConvNeXt(clip=clip)(image)["embedding"]
+        torch.testing.assert_close(dense[:, :, 0, 0], clip.encode_image(image))
+
+
+@pytest.mark.parametrize(
+    "finetune, trained, frozen",
+    [
+        ("full", "trunk.stem.0.weight", None),
+        ("frozen", None, "head.proj.weight"),
+        (
+            "conv",
+            f"{BLOCK}.conv_dw.weight",
+            f"{BLOCK}.mlp.fc1.weight",
+        ),
+        ("mlp", f"{BLOCK}.mlp.fc1.weight", f"{BLOCK}.conv_dw.weight"),
+        ("last_stage", "head.proj.weight", "trunk.stages.2.blocks.0.gamma"),
+    ],
+)
+def test_finetune_chooses_what_is_trained(finetune, trained, frozen):
+    backbone = CLIPConvNeXt(clip=build_clip("shapes_convnext_atto"), finetune=finetune)
+    tower = dict(backbone.clip.visual.named_parameters())
+    assert trained is None or tower[trained].requires_grad
+    assert frozen is None or not tower[frozen].requires_grad
+    text = [p for n, p in backbone.clip.named_parameters() if not n.startswith("visual.")]
+    assert text and not any(parameter.requires_grad for parameter in text)
+
+
+def test_what_cannot_be_built_is_said_in_one_sentence(tmp_path):
+    with pytest.raises(ValueError, match="'convnext_base_w_32O' .* convnext_base_w_320"):
+        build_clip("convnext_base_w_32O")
+    with pytest.raises(ValueError, match="'ViT-B-32' has no ConvNeXt image tower"):
+        build_clip("ViT-B-32")
+    with pytest.raises(ValueError, match="PRETRAINED 'no_such_tag'"):
+        build_clip("shapes_convnext_atto", "no_such_tag")
+    damaged = tmp_path / "clip.pt"
+    damaged.write_bytes(b"not weights")
+    with pytest.raises(ValueError, match="clip.pt"):
+        build_clip("shapes_convnext_atto", str(damaged))
+    with pytest.raises(ValueError, match="MODEL.CLIP_FINETUNE 'all'.*last_stage"):
+        CLIPConvNeXt(clip=build_clip("shapes_convnext_atto"), finetune="all")
+
+
+def test_weights_come_from_a_local_file(tmp_path):
+    clip = build_clip("shapes_convnext_atto")
+    path = tmp_path / "clip.pt"
+    torch.save(clip.state_dict(), path)
+    again = build_clip("shapes_convnext_atto", str(path))
+    assert torch.equal(again.text_projection, clip.text_projection)

@@ -1,0 +1,147 @@
+"""SED on tiny random weights: what must hold whatever the weights are."""
+
+import pytest
+import torch
+
+from sed_d2 import Vocabulary
+
+NAMES = ("cat", "dog", "sky", "grass", "road", "wooden chair, stool")
+
+
+def images(*sizes):
+    generator = torch.Generator().manual_seed(1)
+    return [
+        {"image": 255 * torch.rand(3, *size, generator=generator), "height": 40, "width": 30}
+        for size in sizes
+    ]
+
+
+def scores(model, inputs):
+    with torch.no_grad():
+        return [result["sem_seg"] for result in model(inputs)]
+
+
+def test_output_is_scores_at_the_asked_size(tiny_model):
+    (result,) = scores(tiny_model(names=NAMES), images((50, 70)))
+    assert result.shape == (6, 40, 30)
+    assert 0 <= result.min() and result.max() <= 1
+    without_size = [{"image": images((50, 70))[0]["image"]}]
+    assert scores(tiny_model(names=NAMES), without_size)[0].shape == (6, 50, 70)
+
+
+def test_a_batch_answers_for_every_image(tiny_model):
+    model = tiny_model("TEST.FAST_INFERENCE", True, "TEST.TOPK", 1, names=NAMES)
+    inputs = images((50, 70), (64, 64), (91, 33))
+    together = scores(model, inputs)
+    for one, result in zip(inputs, together, strict=True):
+        torch.testing.assert_close(scores(model, [one])[0], result, atol=1e-5, rtol=0)
+    assert not torch.allclose(together[0], together[1], atol=1e-3)
+
+
+def test_permuting_the_classes_permutes_the_scores(tiny_model):
+    model = tiny_model(names=NAMES)
+    inputs = images((64, 64))
+    (before,) = scores(model, inputs)
+    order = [3, 0, 5, 1, 4, 2]
+    model.set_vocabulary(Vocabulary.from_names([NAMES[i] for i in order]))
+    torch.testing.assert_close(scores(model, inputs)[0], before[order], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("k", [6, 100])
+def test_keeping_all_classes_is_the_full_path(tiny_model, k):
+    inputs = images((64, 64))
+    full = scores(tiny_model(names=NAMES), inputs)
+    kept = scores(tiny_model("TEST.FAST_INFERENCE", True, "TEST.TOPK", k, names=NAMES), inputs)
+    assert torch.equal(full[0], kept[0])
+
+
+def test_rejected_classes_score_exactly_zero(tiny_model):
+    model = tiny_model("TEST.FAST_INFERENCE", True, "TEST.TOPK", 1, names=NAMES)
+    (result,) = scores(model, images((64, 64)))
+    rejected = result.amax(dim=(1, 2)) == 0
+    assert 0 < rejected.sum() < len(NAMES)
+    assert (result[~rejected] > 0).all()
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_labels_are_the_argmax_of_the_scores(tiny_model, fast):
+    model = tiny_model("TEST.FAST_INFERENCE", fast, "TEST.TOPK", 1, names=NAMES)
+    inputs = images((64, 64), (50, 70))
+    with torch.no_grad():
+        for result, score in zip(
+            model(inputs, labels_only=True), scores(model, inputs), strict=True
+        ):
+            assert torch.equal(result["labels"], score.argmax(0))
+
+
+def test_the_vocabulary_changes_at_any_time_and_is_embedded_once(tiny_model, monkeypatch):
+    model = tiny_model(names=NAMES)
+    calls = []
+    encode = model.text_encoder._embed
+    monkeypatch.setattr(
+        model.text_encoder, "_embed", lambda prompts: calls.append(1) or encode(prompts)
+    )
+    inputs = images((64, 64))
+    assert scores(model, inputs)[0].shape[0] == 6
+    scores(model, inputs)
+    assert len(calls) == 1
+    model.set_vocabulary(Vocabulary.from_names(["cat", "dog"]))
+    assert len(calls) == 1
+    assert scores(model, inputs)[0].shape[0] == 2
+    assert len(calls) == 2
+
+
+def test_loading_weights_forgets_the_embeddings_of_the_old_ones(tiny_model):
+    model = tiny_model()
+    before = model.text_embeddings()
+    state = model.state_dict()
+    state["backbone.clip.text_projection"] = torch.randn(
+        state["backbone.clip.text_projection"].shape
+    )
+    model.load_state_dict(state)
+    assert not torch.allclose(model.text_embeddings(), before, atol=1e-2)
+
+
+def test_without_a_vocabulary_one_sentence_says_what_to_do(tiny_model):
+    model = tiny_model()
+    model.set_vocabulary(None)
+    with pytest.raises(ValueError, match="call model.set_vocabulary"):
+        scores(model, images((64, 64)))
+
+
+def test_training_gives_four_losses_and_trains_what_it_should(tiny_model):
+    model = tiny_model("MODEL.CLIP_FINETUNE", "frozen").train()
+    inputs = [
+        {"image": x["image"], "sem_seg": torch.randint(0, 3, x["image"].shape[1:])}
+        for x in images((64, 64), (64, 64))
+    ]
+    losses = model(inputs)
+    assert list(losses) == [f"loss_sem_seg_{i}" for i in range(4)]
+    sum(losses.values()).backward()
+    without = {name for name, p in model.named_parameters() if p.grad is None}
+    assert without == {name for name, _ in model.named_parameters() if name.startswith("backbone")}
+
+
+def test_the_skip_path_does_not_train_the_image_encoder(tiny_model):
+    decoder = tiny_model().sem_seg_head.decoder
+    cost = torch.rand(1, 2, 80, 2, 2)
+    channels = [level.image_guidance[0].in_channels for level in decoder.levels]
+    features = [
+        torch.rand(1, c, 4 * 2**i, 4 * 2**i, requires_grad=True) for i, c in enumerate(channels)
+    ]
+    decoder(cost, features, pooling=(1, 1)).logits.sum().backward()
+    assert all(feature.grad is None for feature in features)
+    assert decoder.levels[0].image_guidance[0].weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    "opts, message",
+    [
+        (("MODEL.CLIP.RESOLUTION", 100), "RESOLUTION 100 .* multiple of 32"),
+        (("MODEL.SEM_SEG_HEAD.NUM_HEADS", 3), "width 16 cannot be split into 3 heads"),
+        (("TEST.FAST_INFERENCE", True, "TEST.TOPK", 0), "TEST.TOPK 0"),
+    ],
+)
+def test_values_that_cannot_work_are_refused(tiny_model, opts, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_model(*opts)

@@ -1,0 +1,136 @@
+"""train_net.py as users run it: real processes, a small data set, a tiny model."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from sed_d2.data import shapes
+
+from .conftest import ROOT, TINY
+
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",  # several processes share the cores
+    "PYTHONWARNINGS": "ignore",
+}
+
+
+@pytest.fixture(scope="session")
+def data_root(tmp_path_factory):
+    """A data root with a few scenes of the shapes data set."""
+    root = tmp_path_factory.mktemp("datasets")
+    counts = {"train": 4, "val_seen": 2, "val_unseen": 2}
+    shapes.write_dataset(root / "shapes", counts, processes=1)
+    return root
+
+
+def run(data_root, output, *arguments, opts=(), command=(sys.executable,), check=True):
+    settings = [*TINY, "DATASETS.TRAIN", ("shapes_train_sem_seg",)]
+    settings += ["DATASETS.TEST", ("shapes_val_seen_sem_seg",), "OUTPUT_DIR", output]
+    settings += ["SOLVER.IMS_PER_BATCH", 2, "DATALOADER.NUM_WORKERS", 0, "TEST.EVAL_PERIOD", 0]
+    config = ["--config-file", ROOT / "configs" / "Base-SED.yaml"]
+    result = subprocess.run(
+        [str(x) for x in (*command, ROOT / "train_net.py", *config, *arguments, *settings, *opts)],
+        cwd=output,  # nothing is found relative to the working directory
+        env={**os.environ, **ENVIRONMENT, "DETECTRON2_DATASETS": str(data_root)},
+        capture_output=True,
+        text=True,
+    )
+    if check:
+        assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
+    return result
+
+
+def metrics(output):
+    return [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
+
+
+def weights(path):
+    return torch.load(path, weights_only=True)
+
+
+def test_train_resume_evaluate(data_root, tmp_path):
+    run(data_root, tmp_path, opts=["SOLVER.MAX_ITER", 2])
+    first = weights(tmp_path / "model_final.pth")
+    assert first["iteration"] == 1
+    assert any(name.startswith("events.out") for name in os.listdir(tmp_path))
+
+    result = run(data_root, tmp_path, "--resume", opts=["SOLVER.MAX_ITER", 3])
+    assert "Starting training from iteration 2" in result.stdout
+    second = weights(tmp_path / "model_final.pth")
+    assert second["iteration"] == 2
+    optimizer = second["trainer"]["_trainer"]["optimizer"]
+    assert optimizer["state"][0]["step"] == 3  # not started anew
+    key = "sem_seg_head.decoder.cost_conv.weight"
+    assert not torch.equal(first["model"][key], second["model"][key])
+    frozen = "backbone.clip.token_embedding.weight"
+    assert torch.equal(first["model"][frozen], second["model"][frozen])
+    assert {"loss_sem_seg_0", "loss_sem_seg_3", "total_loss", "lr"} <= metrics(tmp_path)[-1].keys()
+
+    model_file = tmp_path / "model_final.pth"
+    result = run(data_root, tmp_path, "--eval-only", opts=["MODEL.WEIGHTS", model_file])
+    found = json.loads(
+        (tmp_path / "inference/shapes_val_seen_sem_seg/shapes_val_seen_sem_seg.json").read_text()
+    )
+    assert 0 <= found["mIoU"] <= 100 and "IoU-grass" in found
+    assert "copypaste: mIoU,fwIoU,mACC,pACC" in result.stdout
+    assert weights(model_file)["iteration"] == 2
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.mark.parametrize("launcher", ["--num-gpus", "torchrun"])
+def test_two_processes_train_and_evaluate_as_one(data_root, tmp_path, launcher):
+    address = f"127.0.0.1:{free_port()}"
+    spawn = ["--num-gpus", 2, "--dist-url", f"tcp://{address}"]
+    torchrun = [*(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", 2)]
+    torchrun += ["--rdzv-backend", "c10d", "--rdzv-endpoint", address]
+    two = tmp_path / "two"
+    two.mkdir()
+    opts = ["SOLVER.MAX_ITER", 1, "TEST.EVAL_PERIOD", 1, "SEED", 1]
+    if launcher == "torchrun":
+        result = run(data_root, two, opts=opts, command=torchrun)
+    else:
+        result = run(data_root, two, *spawn, opts=opts)
+    assert "World size: 2" in result.stdout
+
+    # One process on the same weights: the counts of two processes add up to its own.
+    one = tmp_path / "one"
+    one.mkdir()
+    run(data_root, one, "--eval-only", opts=["MODEL.WEIGHTS", two / "model_final.pth"])
+    name = "inference/shapes_val_seen_sem_seg/shapes_val_seen_sem_seg.json"
+    assert json.loads((two / name).read_text()) == json.loads((one / name).read_text())
+
+
+@pytest.mark.parametrize(
+    "opts, fragments",
+    [
+        (["MODEL.WEIGHTS", "nowhere.pth"], ["nowhere.pth", "does not exist"]),
+        (["MODEL.NO_SUCH_KEY", 1], ["MODEL.NO_SUCH_KEY"]),
+        (["DATASETS.TEST", ("no_such_set",)], ["no_such_set"]),
+        (["MODEL.SEM_SEG_HEAD.TEST_CLASS_JSON", "few.txt"], ["few.txt", "2 classes", "has 92"]),
+        (["MODEL.CLIP.NAME", "no_such_clip"], ["no_such_clip", "MODEL.CLIP.NAME"]),
+    ],
+)
+def test_what_is_wrong_is_one_sentence(data_root, tmp_path, opts, fragments):
+    (tmp_path / "few.txt").write_text("cat\ndog\n")
+    result = run(data_root, tmp_path, "--eval-only", opts=opts, check=False)
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ") and all(fragment in last for fragment in fragments), last
+
+
+def test_a_missing_data_folder_is_one_sentence(tmp_path):
+    result = run(tmp_path / "nowhere", tmp_path, opts=["SOLVER.MAX_ITER", 1], check=False)
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert "nowhere/shapes/annotations_detectron2/train does not exist" in result.stderr
+    assert "tools/make_shapes.py" in result.stderr
