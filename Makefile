@@ -36,13 +36,13 @@ $(STAMP): setup.py tools/install_detectron2.py
 	$(BIN) tools/install_detectron2.py
 	@rm -f $(UNFINISHED) && touch $@
 
+demo: export DETECTRON2_DATASETS := $(DEMO)/datasets
 demo: $(STAMP)
-	$(BIN) tools/make_shapes.py --root $(DEMO)/datasets
-	DETECTRON2_DATASETS=$(DEMO)/datasets $(BIN) train_net.py \
-		--config-file configs/shapes_quickstart.yaml OUTPUT_DIR $(DEMO)/model SOLVER.MAX_ITER 20
-	DETECTRON2_DATASETS=$(DEMO)/datasets $(BIN) train_net.py \
-		--config-file configs/shapes_quickstart.yaml --eval-only OUTPUT_DIR $(DEMO)/model \
-		MODEL.WEIGHTS $(DEMO)/model/model_final.pth
+	$(BIN) tools/make_shapes.py --train 64 --val 8
+	$(BIN) train_net.py --config-file configs/shapes_quickstart.yaml \
+		OUTPUT_DIR $(DEMO)/model SOLVER.MAX_ITER 20
+	$(BIN) train_net.py --config-file configs/shapes_quickstart.yaml --eval-only \
+		OUTPUT_DIR $(DEMO)/model MODEL.WEIGHTS $(DEMO)/model/model_final.pth
 	$(BIN) demo/demo.py --config-file configs/shapes_quickstart.yaml --input demo/images \
 		--output $(DEMO)/pictures --opts MODEL.WEIGHTS $(DEMO)/model/model_final.pth
 	@echo "The pictures are in $(DEMO)/pictures"

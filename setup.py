@@ -21,15 +21,16 @@ setup(
         "torch>=2.1",
         "torchvision>=0.16",
         "numpy>=1.24",
-        "Pillow>=10.0",
+        "Pillow>=10.1",
         "open_clip_torch>=3.0",
         "timm>=1.0",
-        "fvcore>=0.1.5",
         # Detectron2 needs cv2 for colours and drawing; unlike opencv-python, the headless build
         # needs no libGL, which servers and containers lack.
         "opencv-python-headless>=4.8",
+        "PyYAML>=6.0",
+        "pycocotools>=2.0.6",
         "scipy>=1.11",
-        "tensorboard",
+        "tabulate",
         "tqdm>=4.65",
     ],
     extras_require={

@@ -150,9 +150,7 @@ def last_error(output: str) -> str:
     return ([*own[:1], *others[-1:], *lines[-1:]] or ["no message"])[0].rstrip(".")
 
 
-def pip(
-    arguments: list[str], failure: str, quiet: bool = False, other: Path | None = None
-) -> None:
+def pip(arguments: list[str], failure: str, quiet: bool = False, other: Path | None = None) -> None:
     """Run pip of this Python, or another one that lies in the folder ``other``.
 
     Its progress is shown unless ``quiet``.
