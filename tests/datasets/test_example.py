@@ -1,0 +1,36 @@
+"""The example of one's own data: made, verified and loaded by its descriptions alone."""
+
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from sed_d2 import get_sed_cfg
+from sed_d2.data import SemSegTrainMapper
+from sed_d2.vocabulary import Vocabulary
+
+
+def test_the_example_is_made_verified_and_loaded(tmp_path, run_script, capsys, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    run_script("make_example.py")
+    folder = tmp_path / "example"
+    try:
+        with pytest.raises(SystemExit) as caught:
+            run_script("verify.py", folder / "train.yaml", folder / "val.yaml")
+        assert caught.value.code == 0
+        out = capsys.readouterr().out
+        assert "example_train 16" in " ".join(out.split())
+        assert "3 of 3" in out and "never occur" not in out
+
+        assert Vocabulary.of_dataset("example_val").names[0] == "grass, lawn"
+        cfg = get_sed_cfg("", ["INPUT.FORMAT", "RGB", "INPUT.MIN_SIZE_TRAIN", "(96,)"])
+        cfg.DATASETS.TRAIN = ("example_train",)
+        sample = SemSegTrainMapper(cfg)(DatasetCatalog.get("example_train")[0])
+        assert sample["image"].shape == (3, 96, 96)
+        assert set(sample["sem_seg"].unique().tolist()) == {0, 1, 2, 255}
+        ball = sample["image"][:, sample["sem_seg"] == 1].float().mean(1)
+        assert torch.argmax(ball) == 0  # the red ball is red: image and mask go together
+    finally:
+        for name in ("example_train", "example_val"):
+            if name in DatasetCatalog.list():
+                DatasetCatalog.remove(name)
+                MetadataCatalog.remove(name)
