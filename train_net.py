@@ -1,13 +1,12 @@
 #!/usr/bin/env python
 """Train or evaluate SED; see ``--help``."""
 
-import sed_d2  # isort: split  # first, since it mutes a warning of Detectron2's start
-
 from detectron2.engine import default_argument_parser, default_setup
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
+import sed_d2  # isort: split  # first, since it mutes a warning of Detectron2's start
 from sed_d2.checkpoint import SEDCheckpointer
 from sed_d2.cli import one_sentence
 from sed_d2.engine import Trainer
