@@ -9,6 +9,7 @@ from detectron2.utils.logger import setup_logger
 import sed_d2  # isort: split  # first, since it mutes a warning of Detectron2's start
 from sed_d2.checkpoint import SEDCheckpointer
 from sed_d2.cli import one_sentence
+from sed_d2.data.custom import register_from_yaml
 from sed_d2.engine import Trainer
 from sed_d2.launch import launch
 
@@ -17,6 +18,8 @@ def setup(args):
     """The frozen config of the command line, with Detectron2's logging and seeding set up."""
     cfg = sed_d2.get_sed_cfg(args.config_file, args.opts)
     cfg.freeze()
+    for path in cfg.DATASETS.CUSTOM:
+        register_from_yaml(path)
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="sed_d2", abbrev_name="sed")
     return cfg

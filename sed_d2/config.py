@@ -40,6 +40,9 @@ def add_sed_config(cfg: CN) -> None:
     head.TRAIN_CLASS_JSON = ""
     head.TEST_CLASS_JSON = ""
 
+    # YAML files that describe one's own data sets; they are registered before any is used.
+    cfg.DATASETS.CUSTOM = ()
+
     # A training crop is drawn again while one category covers more than this share of it.
     cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA = 1.0
     # Colour augmentation in the manner of SSD, before the flip.

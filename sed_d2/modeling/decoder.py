@@ -48,22 +48,6 @@ class FusionLevel(nn.Module):
         )
         self.sfm = SFM(dim, out_dim, guidance_dim)
 
-    def forward(
-        self, x: Tensor, cost_guidance: Tensor, image_feature: Tensor, pooling: tuple[int, int]
-    ) -> Tensor:
-        """Fuse (B * T, dim, H, W) into (B * T, out_dim, 2H, 2W).
-
-        Args:
-            x: the classes' features, (B * T, dim, H, W).
-            cost_guidance: (B * T, g, 2H, 2W).
-            image_feature: (B, image_dim, 2H, 2W). Detached: the skip path must not train the
-                image encoder (SED, section 3.2).
-            pooling: the cell that class attention averages over.
-        """
-        image_guidance = self.image_guidance(image_feature.detach())
-        x = self.fam(x, len(image_feature), pooling)
-        return self.sfm(x, image_guidance, cost_guidance)
-
 
 class GradualFusionDecoder(nn.Module):
     """Cost map -> logits at eight times its resolution, in three levels.
@@ -128,22 +112,81 @@ class GradualFusionDecoder(nn.Module):
         num_images, num_classes = cost_map.shape[:2]
         if top_k and num_images != 1:
             raise ValueError(f"early rejection works on one image at a time, not on {num_images}")
-        guidance = cost_map.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        x = self.cost_conv(guidance)  # (B * T, hidden_dim, H, W)
+        chunk = chunk_elements(cost_map)
+        cost_map = cost_map.flatten(0, 1)
+        x = by_class(self.cost_conv, chunk, cost_map)  # (B * T, hidden_dim, H, W)
         survivors = torch.arange(num_classes, device=x.device)
         aux_logits = []
+        guide = nn.Identity()
         for level, image_feature in zip(self.levels, image_features, strict=True):
             if auxiliary:
                 logits = level.aux_head(x.detach())  # (B * T, 1, H, W)
                 aux_logits.append(logits.view(num_images, -1, *logits.shape[-2:]))
             if top_k and top_k < len(x):
-                keep = union_of_top_k(level.aux_head(x)[:, 0], top_k)
-                x, guidance, survivors = x[keep], guidance[keep], survivors[keep]
-            guidance = level.cost_guidance(guidance)  # (B * T', g, 2H, 2W)
-            x = level(x, guidance, image_feature, pooling)
-        logits = self.head(x)
-        logits = logits.view(num_images, -1, *logits.shape[-2:])
+                keep = union_of_top_k(by_class(level.aux_head, chunk, x)[:, 0], top_k)
+                x, cost_map, survivors = x[keep], cost_map[keep], survivors[keep]
+            # Detached: the skip path must not train the image encoder (SED, section 3.2).
+            shared = level.sfm.shared(level.image_guidance(image_feature.detach()))
+            # The cost guidance of a level is the chain of links up to it. Made anew for each few
+            # classes it costs little time, and no level's has to be kept for all of them.
+            guide = nn.Sequential(guide, level.cost_guidance)
+            head = self.head if level is self.levels[-1] else nn.Identity()
+            fuse = FuseClasses(level.sfm, shared, guide, head)
+            x = by_class(level.fam.spatial, chunk, x)
+            x = level.fam.classes(x, num_images, pooling, chunk)
+            x = by_class(fuse, chunk, x, cost_map)  # (B * T', out_dim, 2H, 2W)
+        logits = x.view(num_images, -1, *x.shape[-2:])
         return DecoderOutput(logits, survivors, tuple(aux_logits))
+
+
+class FuseClasses:
+    """SFM of some classes with what all of them share, and after the last level the head."""
+
+    def __init__(self, sfm: SFM, shared: Tensor, guide: nn.Module, head: nn.Module):
+        self.sfm, self.shared, self.guide, self.head = sfm, shared, guide, head
+        self.composed = sfm.composed_weight()
+
+    def __call__(self, x: Tensor, cost_map: Tensor) -> Tensor:
+        """(N, dim, H, W) and (N, P, H0, W0) -> (N, out_dim or 1, 2H, 2W)."""
+        return self.head(self.sfm(x, self.shared, self.guide(cost_map), self.composed))
+
+
+def chunk_elements(cost_map: Tensor) -> int:
+    """The elements of a feature map that inference works on at a time; 0 for all at once.
+
+    A CPU is fastest while a few classes stay in its caches; other devices want large pieces, that
+    bound the memory. An image's classes are independent but in class attention, so that a batch
+    of several images is not cut.
+    """
+    if torch.is_grad_enabled() or len(cost_map) != 1:
+        return 0
+    return 1 << 19 if cost_map.device.type == "cpu" else 1 << 25
+
+
+def by_class(function, chunk: int, *tensors: Tensor) -> Tensor:
+    """``function(*tensors)`` for some classes at a time, in channels-last memory.
+
+    Args:
+        function: maps (N, ...) tensors to one (N, ...) tensor, each class on its own.
+        chunk: the elements of the first tensor at a time (at least one class); 0 for all.
+        tensors: (N, C, H, W).
+    """
+    classes = max(1, chunk // tensors[0][0].numel()) if chunk else len(tensors[0])
+    output = None
+    for start in range(0, len(tensors[0]), classes):
+        parts = (tensor[start : start + classes] for tensor in tensors)
+        part = function(*(p.contiguous(memory_format=torch.channels_last) for p in parts))
+        if classes >= len(tensors[0]):
+            return part
+        if output is None:
+            output = torch.empty(
+                (len(tensors[0]), *part.shape[1:]),
+                dtype=part.dtype,
+                device=part.device,
+                memory_format=torch.channels_last,
+            )
+        output[start : start + classes] = part
+    return output
 
 
 def union_of_top_k(logits: Tensor, k: int) -> Tensor:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import torch
 from detectron2.config import configurable
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
@@ -90,4 +89,6 @@ def cost_map(embedding: Tensor, text: Tensor) -> Tensor:
         (B, T, P, H, W) in [-1, 1].
     """
     embedding = F.normalize(embedding, dim=1)
-    return torch.einsum("bchw,tpc->btphw", embedding, text.to(embedding.dtype))
+    # (T * P, C) @ (B, C, H * W): with the positions last it is one matrix product an image.
+    cost = text.to(embedding.dtype).flatten(0, 1) @ embedding.flatten(2)
+    return cost.view(len(embedding), *text.shape[:2], *embedding.shape[-2:])

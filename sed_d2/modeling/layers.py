@@ -26,8 +26,11 @@ class ConvNeXtBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, H, W)."""
         y = self.norm(self.dwconv(x).permute(0, 2, 3, 1))  # (N, H, W, C)
-        y = self.pwconv2(F.gelu(self.pwconv1(y)))
-        return x + (self.gamma * y).permute(0, 3, 1, 2)
+        y = F.gelu(self.pwconv1(y))
+        # gamma * (W y + b) = (gamma W) y + gamma b: scale the small weight, not the large result.
+        weight = self.gamma.unsqueeze(1) * self.pwconv2.weight
+        y = F.linear(y, weight, self.gamma * self.pwconv2.bias)
+        return x + y.permute(0, 3, 1, 2)
 
 
 class LinearAttention(nn.Module):
@@ -53,14 +56,18 @@ class LinearAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, S, C) -> (B, T, S, C): the T tokens at each of the S positions attend."""
-        shape = (*x.shape[:3], self.num_heads, -1)
-        q = (F.elu(self.q(x)) + 1).view(shape)  # (B, T, S, heads, d)
-        k = (F.elu(self.k(x)) + 1).view(shape)
-        v = self.v(x).view(shape)
-        kv = torch.einsum("btshd,btshe->bshde", k, v)
-        normaliser = torch.einsum("btshd,bshd->btsh", q, k.sum(1)) + self.eps
-        y = torch.einsum("btshd,bshde->btshe", q, kv) / normaliser.unsqueeze(-1)
-        return y.flatten(3)
+        batch, tokens, positions, _ = x.shape
+        layers = (self.q, self.k, self.v)
+        weight = torch.cat([layer.weight for layer in layers])
+        bias = torch.cat([layer.bias for layer in layers])
+        qkv = F.linear(x, weight, bias).view(*x.shape[:3], 3, self.num_heads, -1)
+        # (3, B * S * heads, T, d): each head of each position is one matrix of T tokens.
+        qkv = qkv.permute(3, 0, 2, 4, 1, 5).flatten(1, 3)
+        q, k = (F.elu(qkv[:2]) + 1).unbind()
+        y = torch.bmm(q, torch.bmm(k.transpose(1, 2), qkv[2]))  # q (K^T V)
+        normaliser = torch.bmm(q, k.sum(dim=1).unsqueeze(2)) + self.eps
+        y = (y / normaliser).view(batch, positions, self.num_heads, tokens, -1)
+        return y.permute(0, 3, 1, 2, 4).reshape(x.shape)
 
 
 class ClassAttention(nn.Module):
@@ -77,18 +84,39 @@ class ClassAttention(nn.Module):
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.ReLU(), nn.Linear(4 * dim, dim))
 
-    def forward(self, x: Tensor, num_images: int, pooling: tuple[int, int]) -> Tensor:
-        """(B * T, C, H, W) -> the same shape; ``pooling`` is the (height, width) of a cell."""
+    def forward(
+        self, x: Tensor, num_images: int, pooling: tuple[int, int], chunk: int = 0
+    ) -> Tensor:
+        """(B * T, C, H, W) -> the same shape.
+
+        Args:
+            x: the classes' features.
+            num_images: B.
+            pooling: the (height, width) of a cell.
+            chunk: in inference, the elements of x that attend at a time; 0 for all at once.
+        """
         size = x.shape[-2:]
         pooled = x if tuple(pooling) == (1, 1) else F.avg_pool2d(x, pooling)
         height, width = pooled.shape[-2:]
         y = pooled.permute(0, 2, 3, 1).reshape(num_images, -1, height * width, x.shape[1])
-        y = y + self.attention(self.norm1(y))  # (B, T, S, C)
-        y = y + self.mlp(self.norm2(y))
-        y = y.reshape(-1, height, width, x.shape[1]).permute(0, 3, 1, 2)
+        if torch.is_grad_enabled() or not chunk:
+            y = self.attend(y)
+        else:
+            # Positions are independent of one another, classes are not.
+            step = max(1, chunk // (y.shape[0] * y.shape[1] * y.shape[3]))
+            attended = torch.empty_like(y)
+            for part, out in zip(y.split(step, 2), attended.split(step, 2), strict=True):
+                out.copy_(self.attend(part))
+            y = attended
+        y = y.view(-1, height, width, x.shape[1]).permute(0, 3, 1, 2)
         if (height, width) != size:
             y = F.interpolate(y, size=size, mode="bilinear", align_corners=True)
         return x + y
+
+    def attend(self, x: Tensor) -> Tensor:
+        """The transformer layer on (B, T, S, C); every position is on its own."""
+        x = x + self.attention(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
 
 
 class FAM(nn.Module):
@@ -99,16 +127,16 @@ class FAM(nn.Module):
         self.spatial = ConvNeXtBlock(dim, kernel_size)
         self.classes = ClassAttention(dim, num_heads)
 
-    def forward(self, x: Tensor, num_images: int, pooling: tuple[int, int]) -> Tensor:
-        """(B * T, C, H, W) -> the same shape."""
-        return self.classes(self.spatial(x), num_images, pooling)
-
 
 class SFM(nn.Module):
     """Skip-layer fusion module: doubles the resolution and mixes in both guidances.
 
     The upsampled classes (dim - g channels), the image guidance and the cost guidance (g
     channels each) pass two 3×3 convolutions with GroupNorm and ReLU (SED, section 3.2, SFM).
+
+    The first convolution is linear, so ``conv1(cat[up, image, cost])`` is the sum of a part that
+    all classes share and two parts of each class: :meth:`shared` makes the first once per image,
+    :meth:`forward` adds the others.
     """
 
     def __init__(self, dim: int, out_dim: int, guidance_dim: int):
@@ -119,26 +147,72 @@ class SFM(nn.Module):
         self.conv2 = nn.Conv2d(out_dim, out_dim, 3, padding=1, bias=False)
         self.norm2 = nn.GroupNorm(max(out_dim // 16, 1), out_dim)
 
-    def forward(self, x: Tensor, image_guidance: Tensor, cost_guidance: Tensor) -> Tensor:
+    def conv1_parts(self) -> tuple[Tensor, ...]:
+        """conv1's weights for the upsampled classes, the image guidance and the cost guidance."""
+        up = self.up.out_channels
+        guidance = (self.conv1.in_channels - up) // 2
+        return self.conv1.weight.split([up, guidance, guidance], dim=1)
+
+    def shared(self, image_guidance: Tensor) -> Tensor:
+        """What conv1 makes of the image guidance and of ``up``'s bias, the same for all classes.
+
+        Args:
+            image_guidance: (B, g, 2H, 2W).
+
+        Returns:
+            (B, out_dim, 2H, 2W).
+        """
+        up_weight, image_weight, _ = self.conv1_parts()
+        # The bias is a constant map, but not beyond the border, where conv1 pads with zeros.
+        bias = self.up.bias.view(1, -1, 1, 1).expand(1, -1, *image_guidance.shape[-2:])
+        return F.conv2d(image_guidance, image_weight, padding=1) + F.conv2d(
+            bias, up_weight, padding=1
+        )
+
+    def composed_weight(self) -> Tensor:
+        """``up`` followed by its part of conv1, as one 2×2 convolution, (4 * out_dim, dim, 2, 2).
+
+        Nothing nonlinear lies between them. With u = up(x), output row 2i + r of conv1 sums
+        u[2i + r + t - 1] over the taps t = 0, 1, 2. Row 2i + r + t - 1 of u comes from row
+        i + (r + t - 1) // 2 of x, by tap (r + t - 1) % 2 of ``up``: two rows of x, i - 1 and i for
+        r = 0, i and i + 1 for r = 1. Columns alike; the four (r, s) are output channels.
+        """
+        # How tap a of the composition, conv1's tap t and up's tap k meet, for r = 0 and 1.
+        meet = self.up.weight.new_zeros(2, 2, 3, 2)  # (r, a, t, k)
+        for r in range(2):
+            for t in range(3):
+                row, k = divmod(r + t - 1, 2)
+                meet[r, row + 1 - r, t, k] = 1
+        up_weight, _, _ = self.conv1_parts()
+        weight = torch.einsum("outv,cukl,ratk,sbvl->rsocab", up_weight, self.up.weight, meet, meet)
+        return weight.flatten(0, 2)
+
+    def forward(
+        self, x: Tensor, shared: Tensor, cost_guidance: Tensor, composed: Tensor | None = None
+    ) -> Tensor:
         """Fuse one level.
 
         Args:
-            x: (B * T, C, H, W).
-            image_guidance: (B, g, 2H, 2W), the same for all classes of an image.
+            x: (B * T, dim, H, W).
+            shared: see :meth:`shared`.
             cost_guidance: (B * T, g, 2H, 2W).
+            composed: :meth:`composed_weight`, if it is at hand.
 
         Returns:
             (B * T, out_dim, 2H, 2W).
         """
-        up = self.up(x)
-        per_class = torch.cat([up, cost_guidance], dim=1)
-        # conv(cat[up, image, cost]) = conv_up,cost(cat[up, cost]) + conv_image(image), because a
-        # convolution is linear: the image's part is computed once, not once per class.
-        first, last = up.shape[1], up.shape[1] + image_guidance.shape[1]
-        weight = self.conv1.weight
-        class_weight = torch.cat([weight[:, :first], weight[:, last:]], dim=1)
-        shared = F.conv2d(image_guidance, weight[:, first:last], padding=1)
-        y = F.conv2d(per_class, class_weight, padding=1)
-        y = y.unflatten(0, (shared.shape[0], -1)) + shared.unsqueeze(1)
-        y = F.relu(self.norm1(y.flatten(0, 1)))
-        return F.relu(self.norm2(self.conv2(y)))
+        composed = self.composed_weight() if composed is None else composed
+        num_images, out_dim, height, width = shared.shape
+        y = F.conv2d(cost_guidance, self.conv1_parts()[2], padding=1)
+        y = y.unflatten(0, (num_images, -1)).add_(shared.unsqueeze(1))
+        # Rows i - 1 and i of x make row i of parity 0, rows i and i + 1 that of parity 1: with a
+        # border of zeros, parity 1 is what the convolution gives one row further.
+        up = F.conv2d(x, composed, padding=1)  # (N, 4 * out_dim, H + 1, W + 1)
+        up = up.unflatten(1, (2, 2, out_dim))
+        y = y.flatten(0, 1)
+        for r in range(2):
+            for s in range(2):
+                part = up[:, r, s, :, r : r + height // 2, s : s + width // 2]
+                y[:, :, r::2, s::2] += part
+        y = F.relu(self.norm1(y), inplace=True)
+        return F.relu(self.norm2(self.conv2(y)), inplace=True)

@@ -8,6 +8,7 @@ from sed_d2.modeling.decoder import GradualFusionDecoder, union_of_top_k
 from sed_d2.modeling.head import cost_map
 from sed_d2.modeling.layers import SFM, ClassAttention, LinearAttention
 from sed_d2.modeling.postprocess import upsampled_labels
+from tools.plain import plain_decode
 
 
 def test_cost_map_is_the_cosine():
@@ -54,7 +55,27 @@ def test_sfm_is_convolution_of_the_concatenation():
     y = torch.cat([layer.up(x), repeated, cost], dim=1)
     y = F.relu(layer.norm1(layer.conv1(y)))
     y = F.relu(layer.norm2(layer.conv2(y)))
-    torch.testing.assert_close(layer(x, image, cost), y, atol=1e-5, rtol=1e-5)
+    ours = layer(x, layer.shared(image), cost)
+    torch.testing.assert_close(ours, y, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("pooling", [1, 2])
+@torch.no_grad()
+def test_it_answers_as_its_plain_form(pooling):
+    torch.manual_seed(0)
+    decoder = GradualFusionDecoder(80, 32, [32, 16, 16], [16, 8, 8], [8, 8, 8], [5, 7, 9], 4)
+    features = [torch.randn(1, 8, s, s) for s in (16, 32, 64)]
+    # 8 * 8 * 32 elements of 300 classes are more than one chunk.
+    cost = torch.rand(1, 300, 80, 8, 8)
+    for top_k in (0, 2):
+        output = decoder(cost, features, pooling=(pooling, pooling), top_k=top_k)
+        logits, survivors = plain_decode(decoder, cost, features, (pooling, pooling), top_k)
+        assert torch.equal(output.survivors, survivors)
+        torch.testing.assert_close(output.logits, logits, atol=1e-5, rtol=1e-5)
+    with torch.enable_grad():  # in one piece
+        whole = decoder(cost[:, :5], features, pooling=(pooling, pooling)).logits
+    few = decoder(cost[:, :5], features, pooling=(pooling, pooling)).logits
+    torch.testing.assert_close(few, whole, atol=1e-5, rtol=1e-5)
 
 
 def test_early_rejection_is_an_image_s_own():
