@@ -57,6 +57,17 @@ def add_sed_config(cfg: CN) -> None:
     # classes that no pixel keeps are dropped.
     cfg.TEST.FAST_INFERENCE = False
     cfg.TEST.TOPK = 8
+    # Show images in their own aspect, with as many pixels, instead of stretching them to a square.
+    cfg.TEST.KEEP_ASPECT = False
+    # Test-time augmentation, TEST.AUG.ENABLED: the image at these multiples of RESOLUTION and,
+    # with TEST.AUG.FLIP, mirrored too.
+    cfg.TEST.AUG.SCALES = [0.75, 1.0, 1.25]
+    # Sliding windows besides the whole image: squares of WINDOW times its shorter side, each
+    # stretched to RESOLUTION, that overlap by at least OVERLAP.
+    cfg.TEST.SLIDING = CN()
+    cfg.TEST.SLIDING.ENABLED = False
+    cfg.TEST.SLIDING.WINDOW = 0.6
+    cfg.TEST.SLIDING.OVERLAP = 1 / 3
     # (height, width) of class attention's cells in inference.
     cfg.TEST.POOLING_SIZES = [1, 1]
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from .checkpoint import SEDCheckpointer
 from .data import SemSegTestMapper, SemSegTrainMapper
 from .evaluation import build_evaluator
+from .evaluation.table import make_row, paper_miou, render, write_results
 from .solver import build_optimizer
 from .vocabulary import Vocabulary
 
@@ -97,35 +99,68 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def test(cls, cfg, model, evaluators=None):
-        """Evaluate each of ``cfg.DATASETS.TEST`` with its own vocabulary.
+        """Evaluate each of ``cfg.DATASETS.TEST`` with its own vocabulary, and tell all in a table.
+
+        The table is logged and written to ``OUTPUT_DIR/inference`` as ``results.json`` and
+        ``results.md``.
 
         Returns:
             As DefaultTrainer: results by data set, or those of the only data set.
         """
-        results = OrderedDict()
+        results, rows = OrderedDict(), []
         for i, name in enumerate(cfg.DATASETS.TEST):
             one = cfg.clone()
             one.defrost()
             one.DATASETS.TEST = (name,)
             vocabulary = dataset_vocabulary(name, cfg.MODEL.SEM_SEG_HEAD.TEST_CLASS_JSON)
+            inference = LabelInference(model)
             with use_vocabulary(model, vocabulary):
                 results[name] = super().test(
-                    one, LabelInference(model), None if evaluators is None else [evaluators[i]]
+                    one, inference, None if evaluators is None else [evaluators[i]]
                 )
+            images, seconds = map(sum, zip(*comm.all_gather(inference.work), strict=True))
+            if comm.is_main_process() and "sem_seg" in results[name]:
+                rows.append(
+                    make_row(
+                        name,
+                        results[name]["sem_seg"],
+                        images,
+                        1000 * seconds / images,
+                        paper_miou(
+                            name,
+                            cfg.MODEL.CLIP.NAME,
+                            cfg.TEST.TOPK if cfg.TEST.FAST_INFERENCE else None,
+                        ),
+                    )
+                )
+        if rows:
+            write_results(rows, f"{cfg.OUTPUT_DIR}/inference")
+            logger.info("Results, also in %s/inference:\n%s", cfg.OUTPUT_DIR, render(rows))
         return results if len(results) > 1 else next(iter(results.values()))
 
 
 class LabelInference(nn.Module):
-    """Asks a model, possibly a distributed one, for labels instead of scores."""
+    """Asks a model, possibly a distributed one, for labels instead of scores, and times it.
+
+    Attributes:
+        work: the images done and the seconds they took in this process.
+    """
 
     def __init__(self, model: nn.Module):
         super().__init__()
         self.model = model
         self.training = model.training
+        self.work = (0, 0.0)
 
     def forward(self, batched_inputs):
         """A list of {"labels": (height, width)}, see :class:`sed_d2.modeling.SED`."""
-        return self.model(batched_inputs, labels_only=True)
+        start = time.perf_counter()
+        output = self.model(batched_inputs, labels_only=True)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        images, seconds = self.work
+        self.work = images + len(batched_inputs), seconds + time.perf_counter() - start
+        return output
 
 
 def distribute(model: nn.Module) -> nn.Module:

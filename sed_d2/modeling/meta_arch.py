@@ -1,6 +1,7 @@
 """SED: preprocess -> backbone -> head -> losses or inference."""
 
 from collections.abc import Sequence
+from itertools import groupby
 
 import torch
 from detectron2.config import configurable
@@ -9,13 +10,12 @@ from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone, bu
 from detectron2.structures import ImageList
 from open_clip import get_tokenizer
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..checkpoint import rename_released_keys
 from ..vocabulary import Vocabulary
 from .losses import sem_seg_loss
-from .postprocess import upsampled_labels
 from .text_encoder import TextEncoder
+from .views import ViewPlan, ViewScores, merged_labels, merged_scores
 
 
 @META_ARCH_REGISTRY.register()
@@ -28,7 +28,7 @@ class SED(nn.Module):
         text_encoder: class names -> (T, P, C) unit embeddings.
         pixel_mean: per RGB channel, 0..255.
         pixel_std: per RGB channel.
-        resolution: side of the square that images are stretched to in inference.
+        views: which views of an image inference looks at.
         ignore_value: the label of pixels without a class, in training.
         mask_ignored: leave ignored pixels out of the loss.
         top_k: early rejection keeps this many classes per pixel; 0 turns it off.
@@ -44,24 +44,19 @@ class SED(nn.Module):
         text_encoder: TextEncoder,
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
-        resolution: int,
+        views: ViewPlan,
         ignore_value: int = 255,
         mask_ignored: bool = False,
         top_k: int = 0,
         vocabulary: Vocabulary | None = None,
     ):
         super().__init__()
-        if resolution % backbone.size_divisibility:
-            raise ValueError(
-                f"MODEL.CLIP.RESOLUTION {resolution} is no multiple of the backbone's stride: "
-                f"use a multiple of {backbone.size_divisibility}"
-            )
         self.backbone = backbone
         self.sem_seg_head = sem_seg_head
         self.text_encoder = text_encoder
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
-        self.resolution = resolution
+        self.views = views
         self.ignore_value = ignore_value
         self.mask_ignored = mask_ignored
         self.top_k = top_k
@@ -82,7 +77,7 @@ class SED(nn.Module):
             "text_encoder": TextEncoder(backbone.clip, get_tokenizer(cfg.MODEL.CLIP.NAME)),
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
-            "resolution": cfg.MODEL.CLIP.RESOLUTION,
+            "views": view_plan(cfg, backbone.size_divisibility),
             "ignore_value": head.IGNORE_VALUE,
             "mask_ignored": head.MASK_IGNORED,
             "top_k": cfg.TEST.TOPK if cfg.TEST.FAST_INFERENCE else 0,
@@ -166,29 +161,36 @@ class SED(nn.Module):
     ) -> list[dict[str, Tensor]]:
         """Segment normalised (3, H, W) images at the given (height, width)."""
         text = self.text_embeddings()
-        square = (self.resolution, self.resolution)
-        batch = torch.cat(
-            [
-                F.interpolate(image[None], size=square, mode="bilinear", align_corners=False)
-                for image in images
-            ]
-        )
-        features = self.backbone(batch)
+        plans = [self.views(*image.shape[-2:]) for image in images]
+        cuts = [
+            (view, view.cut(image))
+            for image, plan in zip(images, plans, strict=True)
+            for group in plan
+            for view in group
+        ]
+        answers = []
+        # As many views at a time as there are images, of one size.
+        for _, same_size in groupby(cuts, key=lambda cut: cut[0].size):
+            same_size = list(same_size)
+            for start in range(0, len(same_size), len(images)):
+                batch = same_size[start : start + len(images)]
+                features = self.backbone(torch.cat([cut for _, cut in batch]))
+                for i, (view, _) in enumerate(batch):
+                    # One view at a time: survivors are a view's own.
+                    own = {name: feature[i : i + 1] for name, feature in features.items()}
+                    output = self.sem_seg_head(own, text, top_k=self.top_k)
+                    scores = output.logits[0].float().sigmoid()  # (T', h, w)
+                    answers.append(ViewScores(view, scores, output.survivors))
+        answers = iter(answers)
         results = []
-        for i, size in enumerate(sizes):
-            # One image at a time: survivors are an image's own.
-            image_features = {name: feature[i : i + 1] for name, feature in features.items()}
-            output = self.sem_seg_head(image_features, text, top_k=self.top_k)
-            scores = output.logits[0].float().sigmoid()  # (T', h, w)
+        for plan, size in zip(plans, sizes, strict=True):
+            groups = [[next(answers) for _ in group] for group in plan]
             if labels_only:
-                labels = output.survivors[upsampled_labels(scores, size)]
-                results.append({"labels": labels})
+                results.append({"labels": merged_labels(groups, size)})
             else:
-                sem_seg = scores.new_zeros(len(text), *size)
-                sem_seg[output.survivors] = F.interpolate(
-                    scores[None], size=size, mode="bilinear", align_corners=False
-                )[0]
-                results.append({"sem_seg": sem_seg})
+                classes = torch.arange(len(text), device=self.device)
+                merged = merged_scores(groups, classes, size)
+                results.append({"sem_seg": torch.cat([scores for _, scores in merged])})
         return results
 
 
@@ -200,3 +202,17 @@ def training_vocabulary(cfg) -> Vocabulary | None:
         if MetadataCatalog.get(name).get("stuff_classes"):
             return Vocabulary.of_dataset(name)
     return None
+
+
+def view_plan(cfg, divisor: int) -> ViewPlan:
+    """The views that ``cfg.TEST`` asks for; by default the released protocol's one."""
+    augment, sliding = cfg.TEST.AUG, cfg.TEST.SLIDING
+    return ViewPlan(
+        resolution=cfg.MODEL.CLIP.RESOLUTION,
+        divisor=divisor,
+        keep_aspect=cfg.TEST.KEEP_ASPECT,
+        scales=tuple(augment.SCALES) if augment.ENABLED else (1.0,),
+        flip=augment.ENABLED and augment.FLIP,
+        window=sliding.WINDOW if sliding.ENABLED else 0.0,
+        overlap=sliding.OVERLAP,
+    )

@@ -7,7 +7,6 @@ from torch.nn import functional as F
 from sed_d2.modeling.decoder import GradualFusionDecoder, union_of_top_k
 from sed_d2.modeling.head import cost_map
 from sed_d2.modeling.layers import SFM, ClassAttention, LinearAttention
-from sed_d2.modeling.postprocess import upsampled_labels
 from tools.plain import plain_decode
 
 
@@ -83,14 +82,3 @@ def test_early_rejection_is_an_image_s_own():
     features = [torch.randn(2, 8, s, s) for s in (4, 8, 16)]
     with pytest.raises(ValueError, match="one image at a time"):
         decoder(torch.randn(2, 3, 80, 2, 2), features, pooling=(1, 1), top_k=1)
-
-
-@pytest.mark.parametrize("max_elements", [1, 7 * 9 * 2, 1 << 24])
-def test_labels_do_not_depend_on_the_chunk(max_elements):
-    torch.manual_seed(0)
-    scores = torch.rand(5, 3, 4)
-    expected = F.interpolate(scores[None], size=(7, 9), mode="bilinear", align_corners=False)
-    labels = upsampled_labels(scores, (7, 9), max_elements)
-    assert torch.equal(labels, expected[0].argmax(0))
-    same = torch.ones(5, 3, 4)
-    assert upsampled_labels(same, (7, 9), max_elements).unique().tolist() == [0]

@@ -74,6 +74,33 @@ def test_labels_are_the_argmax_of_the_scores(tiny_model, fast):
             assert torch.equal(result["labels"], score.argmax(0))
 
 
+def test_mirrored_views_make_the_answer_symmetric(tiny_model):
+    opts = ("TEST.AUG.ENABLED", True, "TEST.AUG.FLIP", True, "TEST.AUG.SCALES", [1.0, 1.5])
+    model = tiny_model(*opts, names=NAMES)
+    image = images((48, 64))[0]["image"]
+    sizes = {"height": 40, "width": 30}
+    original, mirrored = scores(model, [{"image": x, **sizes} for x in (image, image.flip(2))])
+    torch.testing.assert_close(mirrored.flip(2), original, atol=1e-5, rtol=0)
+    (plain,) = scores(tiny_model(names=NAMES), [{"image": image, **sizes}])
+    assert not torch.allclose(plain, original, atol=1e-4)
+
+
+def test_sliding_windows_average_the_model_s_own_answers(tiny_model):
+    opts = ("TEST.SLIDING.ENABLED", True, "TEST.SLIDING.WINDOW", 1.0, "TEST.SLIDING.OVERLAP", 0.0)
+    model = tiny_model(*opts, names=NAMES)
+    image = images((32, 64))[0]["image"]  # two windows, its halves
+    (result,) = scores(model, [{"image": image}])
+    parts = ((image, (32, 64)), (image[:, :, :32], (32, 32)), (image[:, :, 32:], (32, 32)))
+    whole, left, right = scores(
+        tiny_model(names=NAMES), [{"image": x, "height": h, "width": w} for x, (h, w) in parts]
+    )
+    expected = (whole + torch.cat([left, right], dim=2)) / 2
+    torch.testing.assert_close(result, expected, atol=1e-5, rtol=0)
+    with torch.no_grad():
+        (labels,) = model([{"image": image}], labels_only=True)
+    assert torch.equal(labels["labels"], result.argmax(0))
+
+
 def test_the_vocabulary_changes_at_any_time_and_is_embedded_once(tiny_model, monkeypatch):
     model = tiny_model(names=NAMES)
     calls = []

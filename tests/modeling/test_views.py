@@ -1,0 +1,101 @@
+import pytest
+import torch
+from torch.nn import functional as F
+
+from sed_d2.modeling.views import View, ViewPlan, ViewScores, merged_labels, merged_scores
+
+WHOLE = (0.0, 0.0, 1.0, 1.0)
+
+
+def answer(scores, survivors=None, box=WHOLE, flip=False):
+    scores = torch.as_tensor(scores)
+    survivors = torch.arange(len(scores)) if survivors is None else torch.tensor(survivors)
+    return ViewScores(View(box, (32, 32), flip), scores, survivors)
+
+
+def test_the_released_protocol_is_one_stretched_view():
+    assert ViewPlan(768)(480, 640) == [[View(WHOLE, (768, 768))]]
+
+
+def test_an_image_can_keep_its_aspect():
+    # 768 * sqrt(2) = 1086 -> 34 * 32, 768 / sqrt(2) = 543 -> 17 * 32
+    assert ViewPlan(768, keep_aspect=True)(400, 200) == [[View(WHOLE, (1088, 544))]]
+    assert ViewPlan(768, keep_aspect=True)(300, 300) == [[View(WHOLE, (768, 768))]]
+
+
+def test_scales_and_mirrored_views_are_groups_of_their_own():
+    groups = ViewPlan(64, scales=(0.5, 1.0), flip=True)(10, 10)
+    assert groups == [
+        [View(WHOLE, (side, side), flip)] for side in (32, 64) for flip in (False, True)
+    ]
+
+
+def test_windows_cover_the_image_evenly():
+    # Squares of half the height; across 2 heights they are quarters of the width.
+    whole, windows = ViewPlan(64, window=0.5, overlap=0.5)(100, 200)
+    assert whole == [View(WHOLE, (64, 64))]
+    rows = [(0.0, 0.5), (0.25, 0.75), (0.5, 1.0)]
+    columns = [(i / 8, i / 8 + 0.25) for i in range(7)]
+    boxes = [(t, left, b, right) for t, b in rows for left, right in columns]
+    assert [w.box for w in windows] == boxes
+
+
+def test_a_window_as_long_as_the_image_is_one_window():
+    _, windows = ViewPlan(64, window=1.0)(100, 100)
+    assert [w.box for w in windows] == [WHOLE]
+
+
+def test_a_view_is_cut_scaled_and_mirrored():
+    image = torch.arange(16.0).view(1, 4, 4).expand(3, 4, 4)
+    cut = View((0.5, 0.0, 1.0, 0.5), (2, 2), flip=True).cut(image)
+    assert cut[0, 0].tolist() == [[9, 8], [13, 12]]
+
+
+def test_windows_are_averaged_by_hand():
+    # Two windows of a 1×4 image overlap on its middle two pixels; the whole image is averaged in.
+    windows = [
+        answer([[[0.4, 0.4, 0.4]]], box=(0, 0, 1, 0.75)),
+        answer([[[0.8, 0.8, 0.8]]], box=(0, 0.25, 1, 1)),
+    ]
+    whole = [answer([[[0.0, 0.0, 0.0, 1.0]]])]
+    ((classes, scores),) = merged_scores([windows, whole], torch.tensor([0]), (1, 4))
+    assert classes.tolist() == [0]
+    assert scores.flatten().tolist() == pytest.approx([0.2, 0.3, 0.3, 0.9])
+
+
+def test_mirrored_scores_are_turned_back():
+    groups = [[answer([[[0.0, 1.0]]], flip=True)]]
+    ((_, scores),) = merged_scores(groups, torch.tensor([0]), (1, 2))
+    assert scores.flatten().tolist() == [1.0, 0.0]
+
+
+def test_rejected_classes_score_zero():
+    first, second = answer([[[0.2]], [[0.6]]], [0, 2]), answer([[[0.4]]], [3])
+    ((_, scores),) = merged_scores([[first], [second]], torch.arange(4), (1, 1))
+    assert scores.flatten().tolist() == pytest.approx([0.1, 0.0, 0.3, 0.2])
+    assert merged_labels([[first], [second]], (2, 2)).tolist() == [[2, 2], [2, 2]]
+
+
+@pytest.mark.parametrize("max_elements", [1, 7 * 9 * 2, 1 << 24])
+def test_labels_do_not_depend_on_the_chunk(max_elements):
+    torch.manual_seed(0)
+    scores = torch.rand(5, 3, 4)
+    expected = F.interpolate(scores[None], size=(7, 9), mode="bilinear", align_corners=False)
+    labels = merged_labels([[answer(scores)]], (7, 9), max_elements)
+    assert torch.equal(labels, expected[0].argmax(0))
+    same = merged_labels([[answer(torch.ones(5, 3, 4))]], (7, 9), max_elements)
+    assert same.unique().tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"resolution": 100}, "RESOLUTION 100 .* multiple of 32"),
+        ({"resolution": 64, "scales": ()}, "SCALES"),
+        ({"resolution": 64, "window": 1.5}, "WINDOW 1.5"),
+        ({"resolution": 64, "overlap": 1.0}, "OVERLAP 1.0"),
+    ],
+)
+def test_what_cannot_work_is_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        ViewPlan(**settings)
