@@ -64,8 +64,12 @@ class LinearAttention(nn.Module):
         # (3, B * S * heads, T, d): each head of each position is one matrix of T tokens.
         qkv = qkv.permute(3, 0, 2, 4, 1, 5).flatten(1, 3)
         q, k = (F.elu(qkv[:2]) + 1).unbind()
-        y = torch.bmm(q, torch.bmm(k.transpose(1, 2), qkv[2]))  # q (K^T V)
-        normaliser = torch.bmm(q, k.sum(dim=1).unsqueeze(2)) + self.eps
+        # Numerator q (K^T V) and normaliser q sum(K) + eps, both divided by T, so that no sum
+        # over the classes overflows in half precision.
+        zero = k.new_zeros(1, 1, 1)
+        kv = torch.baddbmm(zero, k.transpose(1, 2), qkv[2], beta=0, alpha=1 / tokens)
+        y = torch.bmm(q, kv)
+        normaliser = torch.bmm(q, k.mean(dim=1).unsqueeze(2)) + self.eps / tokens
         y = (y / normaliser).view(batch, positions, self.num_heads, tokens, -1)
         return y.permute(0, 3, 1, 2, 4).reshape(x.shape)
 
