@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
 from detectron2.modeling import build_model
 from PIL import Image, ImageOps
@@ -68,7 +67,7 @@ class OpenVocabPredictor:
     """
 
     def __init__(self, cfg):
-        vocabulary = inference_vocabulary(cfg)
+        vocabulary = Vocabulary.of_any(cfg.DATASETS.TEST, cfg.MODEL.SEM_SEG_HEAD.TEST_CLASS_JSON)
         self.model = build_model(cfg).eval()
         SEDCheckpointer(self.model, strict=cfg.MODEL.WEIGHTS_STRICT).load(cfg.MODEL.WEIGHTS)
         self.vocabulary = vocabulary or self.model.vocabulary
@@ -112,16 +111,6 @@ class OpenVocabPredictor:
             return Prediction(output["labels"].cpu().numpy(), vocabulary)
         sem_seg = output["sem_seg"].cpu().numpy()
         return Prediction(sem_seg.argmax(0), vocabulary, sem_seg)
-
-
-def inference_vocabulary(cfg) -> Vocabulary | None:
-    """The class names to ask for: TEST_CLASS_JSON's, else of the first test set that has names."""
-    if cfg.MODEL.SEM_SEG_HEAD.TEST_CLASS_JSON:
-        return Vocabulary.from_file(cfg.MODEL.SEM_SEG_HEAD.TEST_CLASS_JSON)
-    for name in cfg.DATASETS.TEST:
-        if MetadataCatalog.get(name).get("stuff_classes"):
-            return Vocabulary.of_dataset(name)
-    return None
 
 
 def as_vocabulary(vocabulary: Vocabulary | str | Iterable[str]) -> Vocabulary:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
+from .data.files import write_whole
 from .predictor import FoundClass, Prediction
 
 BACKGROUND, INK, FAINT = (255, 255, 255), (32, 33, 36), (110, 114, 120)
@@ -202,9 +202,5 @@ def label_map(labels: np.ndarray, num_classes: int) -> Image.Image:
 def save_picture(picture: Image.Image, path: Path) -> None:
     """Write a PNG or, by the path's suffix, a JPEG with sharp colours: whole or not at all."""
     options = {"quality": 92, "subsampling": 0} if path.suffix in {".jpg", ".jpeg"} else {}
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
-    try:
-        picture.save(temporary, **options)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    kind = Image.registered_extensions()[path.suffix.lower()]
+    write_whole(path, lambda file: picture.save(file, kind, **options))

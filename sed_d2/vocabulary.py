@@ -146,6 +146,22 @@ class Vocabulary(Sequence):
         return cls.from_names(names, f"data set {name}")
 
     @classmethod
+    def of_any(cls, dataset_names: Iterable[str], class_file: str = "") -> Vocabulary | None:
+        """The classes of a file, else of the first data set that has names, else None.
+
+        Raises:
+            FileNotFoundError, ValueError: see :meth:`from_file`.
+        """
+        from detectron2.data import MetadataCatalog
+
+        if class_file:
+            return cls.from_file(class_file)
+        for name in dataset_names:
+            if MetadataCatalog.get(name).get("stuff_classes"):
+                return cls.of_dataset(name)
+        return None
+
+    @classmethod
     def _from_json(cls, content: object, source: str) -> Vocabulary:
         try:
             lists = [entry["names"] for entry in content["classes"]]

@@ -186,8 +186,8 @@ def test_pictures_are_written_whole_or_not_at_all(tmp_path, monkeypatch, suffix)
     assert Image.open(path).size == (5, 4)
     before = path.read_bytes()
 
-    def cut_off(self, file, **options):
-        file.write_bytes(b"half of it")
+    def cut_off(self, file, kind, **options):
+        file.write(b"half of it")
         raise OSError("disk full")
 
     monkeypatch.setattr(Image.Image, "save", cut_off)

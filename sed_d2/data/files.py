@@ -82,9 +82,13 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Write a file in one step: whoever looks sees all of it or nothing, even after a kill."""
     # The name is always the same, so that the next run replaces what a killed one has left.
     temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "wb") as file:
-        write(file)
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "wb") as file:
+            write(file)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def in_parallel(function: Callable, items: Iterable, workers: int, title: str) -> list:

@@ -12,18 +12,17 @@ from __future__ import annotations
 import colorsys
 import itertools
 import json
-import os
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image, ImageDraw, ImageFilter
 from tqdm import tqdm
 
 from ..vocabulary import Vocabulary
-from .benchmarks import data_root, load_pairs
+from .benchmarks import Split, register
+from .files import write_whole
 
 WORLD_VERSION = 1
 """Part of every data set folder; to be raised when the same seed draws another scene."""
@@ -329,7 +328,7 @@ def write_dataset(root: Path, counts: dict[str, int], seed: int = 0, processes: 
         )
     for split, kind in itertools.product(counts, ("images", "annotations_detectron2")):
         (root / kind / split).mkdir(parents=True, exist_ok=True)
-    _write_whole(record, lambda path: path.write_text(json.dumps(world)))
+    write_whole(record, lambda file: file.write(json.dumps(world).encode()))
     jobs = [(split, index) for split, count in counts.items() for index in range(count)]
     with ProcessPoolExecutor(processes) as pool:
         done = pool.map(partial(_write_scene, root, seed), jobs, chunksize=16)
@@ -344,34 +343,19 @@ def _write_scene(root: Path, seed: int, job: tuple[str, int]) -> None:
     if image_path.is_file() and label_path.is_file():
         return
     image, labels = make_scene(index, split, seed)
-    _write_whole(image_path, partial(Image.fromarray(image).save, quality=95, subsampling=0))
-    _write_whole(label_path, Image.fromarray(labels).save)
+    picture, mask = Image.fromarray(image), Image.fromarray(labels)
+    write_whole(image_path, lambda f: picture.save(f, "JPEG", quality=95, subsampling=0))
+    write_whole(label_path, lambda f: mask.save(f, "PNG"))
 
 
-def _write_whole(path: Path, write) -> None:
-    partial_path = path.with_name(f".{os.getpid()}-{path.name}")
-    write(partial_path)
-    os.replace(partial_path, path)
-
-
-def _load(split: str) -> list[dict[str, str]]:
-    root = data_root() / "shapes"
-    return load_pairs(
-        root / "images" / split,
-        root / "annotations_detectron2" / split,
-        ".png",
-        ".jpg",
-        "make it with 'python tools/make_shapes.py'",
-    )
-
-
-def _register() -> None:
-    for split, (_, names, _) in SPLITS.items():
-        name = f"shapes_{split}_sem_seg"
-        DatasetCatalog.register(name, partial(_load, split))
-        MetadataCatalog.get(name).set(
-            stuff_classes=list(names), ignore_label=IGNORE_LABEL, evaluator_type="sem_seg"
+for _split, (_, _names, _) in SPLITS.items():
+    register(
+        Split(
+            f"shapes_{_split}_sem_seg",
+            f"shapes/images/{_split}",
+            f"shapes/annotations_detectron2/{_split}",
+            IGNORE_LABEL,
+            Vocabulary.from_names(_names, "the world of shapes"),
+            "make it with 'python tools/make_shapes.py'",
         )
-
-
-_register()
+    )

@@ -5,7 +5,6 @@ from itertools import groupby
 
 import torch
 from detectron2.config import configurable
-from detectron2.data import MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone, build_sem_seg_head
 from detectron2.structures import ImageList
 from open_clip import get_tokenizer
@@ -81,7 +80,7 @@ class SED(nn.Module):
             "ignore_value": head.IGNORE_VALUE,
             "mask_ignored": head.MASK_IGNORED,
             "top_k": cfg.TEST.TOPK if cfg.TEST.FAST_INFERENCE else 0,
-            "vocabulary": training_vocabulary(cfg),
+            "vocabulary": Vocabulary.of_any(cfg.DATASETS.TRAIN, head.TRAIN_CLASS_JSON),
         }
 
     @property
@@ -192,16 +191,6 @@ class SED(nn.Module):
                 merged = merged_scores(groups, classes, size)
                 results.append({"sem_seg": torch.cat([scores for _, scores in merged])})
         return results
-
-
-def training_vocabulary(cfg) -> Vocabulary | None:
-    """The class names to train on: TRAIN_CLASS_JSON, else those of the first training set."""
-    if cfg.MODEL.SEM_SEG_HEAD.TRAIN_CLASS_JSON:
-        return Vocabulary.from_file(cfg.MODEL.SEM_SEG_HEAD.TRAIN_CLASS_JSON)
-    for name in cfg.DATASETS.TRAIN:
-        if MetadataCatalog.get(name).get("stuff_classes"):
-            return Vocabulary.of_dataset(name)
-    return None
 
 
 def view_plan(cfg, divisor: int) -> ViewPlan:
