@@ -40,7 +40,7 @@ demo: export DETECTRON2_DATASETS := $(DEMO)/datasets
 demo: $(STAMP)
 	$(BIN) tools/make_shapes.py --train 64 --val 8
 	$(BIN) train_net.py --config-file configs/shapes_quickstart.yaml \
-		OUTPUT_DIR $(DEMO)/model SOLVER.MAX_ITER 20
+		OUTPUT_DIR $(DEMO)/model SOLVER.MAX_ITER 20 SEED 1
 	$(BIN) train_net.py --config-file configs/shapes_quickstart.yaml --eval-only \
 		OUTPUT_DIR $(DEMO)/model MODEL.WEIGHTS $(DEMO)/model/model_final.pth
 	$(BIN) demo/demo.py --config-file configs/shapes_quickstart.yaml --input demo/images \

@@ -12,18 +12,18 @@ setup(
     packages=[*find_packages(include=["sed_d2", "sed_d2.*"]), "sed_d2.configs"],
     package_dir={"sed_d2.configs": "configs"},
     package_data={
-        "sed_d2": ["data/vocabularies/*.json", "modeling/clip_configs/*.json", "weights/*"],
+        "sed_d2": ["data/vocabularies/*.json", "modeling/clip_configs/*.json"],
         "sed_d2.configs": ["*.yaml"],
     },
     # Detectron2 is missing on purpose: PyPI has none under its name, tools/install_detectron2.py
     # installs it. torch and torchvision have no upper bound, so that pip finds a matching pair.
     install_requires=[
-        "torch>=2.1",
-        "torchvision>=0.16",
+        "torch>=2.6",
+        "torchvision>=0.21",
         "numpy>=1.24",
         "Pillow>=10.1",
         "open_clip_torch>=3.0",
-        "timm>=1.0",
+        "timm>=1.0.15",
         # Detectron2 needs cv2 for colours and drawing; unlike opencv-python, the headless build
         # needs no libGL, which servers and containers lack.
         "opencv-python-headless>=4.8",

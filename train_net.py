@@ -1,15 +1,19 @@
 #!/usr/bin/env python
 """Train or evaluate SED; see ``--help``."""
 
+import logging
+
+import sed_d2
+
+# isort: split
+# sed_d2 comes first, because it mutes a warning that Detectron2's import gives.
 from detectron2.engine import default_argument_parser, default_setup
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-import sed_d2  # isort: split  # first, since it mutes a warning of Detectron2's start
 from sed_d2.checkpoint import SEDCheckpointer
 from sed_d2.cli import one_sentence
-from sed_d2.data.custom import register_from_yaml
 from sed_d2.engine import Trainer
 from sed_d2.launch import launch
 
@@ -18,10 +22,11 @@ def setup(args):
     """The frozen config of the command line, with Detectron2's logging and seeding set up."""
     cfg = sed_d2.get_sed_cfg(args.config_file, args.opts)
     cfg.freeze()
-    for path in cfg.DATASETS.CUSTOM:
-        register_from_yaml(path)
     default_setup(cfg, args)
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="sed_d2", abbrev_name="sed")
+    logger = setup_logger(cfg.OUTPUT_DIR, comm.get_rank(), name="sed_d2", abbrev_name="sed")
+    for handler in logger.handlers:
+        if type(handler) is logging.StreamHandler:  # tracebacks go to the log file only
+            handler.setLevel(logging.INFO)
     return cfg
 
 
@@ -33,6 +38,10 @@ def main(args):
         trainer = Trainer(cfg)
         trainer.resume_or_load(resume=args.resume)
         return trainer.train()
+    if not cfg.MODEL.WEIGHTS and not args.resume:
+        logging.getLogger("sed_d2").warning(
+            "The weights are random: name a checkpoint by MODEL.WEIGHTS"
+        )
     model = Trainer.build_model(cfg)
     SEDCheckpointer(model, cfg.OUTPUT_DIR, strict=cfg.MODEL.WEIGHTS_STRICT).resume_or_load(
         cfg.MODEL.WEIGHTS, resume=args.resume
@@ -49,6 +58,7 @@ if __name__ == "__main__":
         launch(
             main,
             args.num_gpus,
+            device=sed_d2.get_sed_cfg(args.config_file, args.opts).MODEL.DEVICE,
             num_machines=args.num_machines,
             machine_rank=args.machine_rank,
             dist_url=args.dist_url,

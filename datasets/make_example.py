@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from sed_d2.cli import one_sentence
 from sed_d2.data import data_root
 
 CLASSES = ("grass, lawn", "red ball", "blue box")
@@ -35,6 +36,7 @@ def draw(rng: np.random.Generator) -> tuple[Image.Image, Image.Image]:
     return image, mask
 
 
+@one_sentence()
 def main() -> None:
     """Write the pictures, the masks, the class list and a description of each split."""
     parser = argparse.ArgumentParser(description=__doc__)

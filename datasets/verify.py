@@ -10,6 +10,7 @@ from pathlib import Path
 
 from detectron2.data import MetadataCatalog
 
+from sed_d2.cli import one_sentence
 from sed_d2.data import SPLITS, Split, data_root
 from sed_d2.data.custom import register_from_yaml
 from sed_d2.data.files import write_whole
@@ -46,6 +47,7 @@ def find_split(name: str) -> Split:
     return split
 
 
+@one_sentence()
 def main() -> int:
     """Verify and report; the exit code."""
     args = parse_args()
@@ -77,7 +79,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except (OSError, ValueError) as error:
-        sys.exit(str(error))
+    sys.exit(main())

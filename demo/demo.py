@@ -19,7 +19,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from sed_d2 import Vocabulary, get_sed_cfg
-from sed_d2.cli import is_users, one_sentence, sentence
+from sed_d2.cli import one_sentence, sentence
 from sed_d2.data.files import read_image
 from sed_d2.predictor import OpenVocabPredictor, Prediction
 from sed_d2.visualization import draw_overlay, label_map, percent, save_picture
@@ -98,9 +98,7 @@ def segment(
                 labels = label_map(prediction.labels, len(prediction.vocabulary))
                 save_picture(labels, labels_file)
                 save_picture(draw_overlay(image, prediction), overlay_file)
-            except Exception as error:
-                if not is_users(error):
-                    raise
+            except Exception as error:  # whatever it is, the other images are still done
                 logging.debug("The traceback of the error:", exc_info=True)
                 text = sentence(error)
                 where = "" if str(path) in text else f"{path}: "

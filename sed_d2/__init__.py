@@ -21,4 +21,3 @@ from .config import add_sed_config, get_sed_cfg
 from .vocabulary import Vocabulary
 
 __all__ = ["Vocabulary", "add_sed_config", "data", "get_sed_cfg", "modeling"]
-__version__ = "0.1.0"

@@ -80,12 +80,27 @@ class SEDCheckpointer(DetectionCheckpointer):
     def _load_file(self, filename: str) -> dict[str, Any]:
         try:
             checkpoint = torch.load(filename, map_location="cpu", weights_only=True)
-            return checkpoint if "model" in checkpoint else {"model": checkpoint}
+            checkpoint = checkpoint if "model" in checkpoint else {"model": checkpoint}
+            if not all(torch.is_tensor(value) for value in checkpoint["model"].values()):
+                raise TypeError("not all of its values are tensors")
+            return checkpoint
         except Exception as error:
             raise ValueError(
                 f"checkpoint '{filename}' is no readable torch weight file "
                 f"({type(error).__name__}): download or save it again"
             ) from error
+
+    def save(self, name: str, **kwargs) -> None:
+        """Save as ``name``.pth, whole or not at all; see :meth:`tag_last_checkpoint`."""
+        super().save(f".{name}", **kwargs)
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Give a checkpoint that is completely written its name, and note it as the last one."""
+        name = last_filename_basename.removeprefix(".")
+        os.replace(
+            os.path.join(self.save_dir, last_filename_basename), os.path.join(self.save_dir, name)
+        )
+        super().tag_last_checkpoint(name)
 
     def _load_model(self, checkpoint: dict[str, Any]):
         rename_released_keys(checkpoint["model"])

@@ -1,8 +1,12 @@
 """The config keys that SED adds to Detectron2's."""
 
+from pathlib import Path
+
 import torch
 from detectron2.config import CfgNode as CN
 from detectron2.config import get_cfg
+
+from .data.custom import register_from_yaml
 
 
 def add_sed_config(cfg: CN) -> None:
@@ -50,8 +54,6 @@ def add_sed_config(cfg: CN) -> None:
 
     # The image tower's learning rate is this multiple of BASE_LR.
     cfg.SOLVER.CLIP_MULTIPLIER = 1.0
-    # Weight decay of embeddings (norms have WEIGHT_DECAY_NORM).
-    cfg.SOLVER.WEIGHT_DECAY_EMBED = 0.0
 
     # Category early rejection: before each level a pixel keeps its TOPK best classes, and the
     # classes that no pixel keeps are dropped.
@@ -60,7 +62,8 @@ def add_sed_config(cfg: CN) -> None:
     # Show images in their own aspect, with as many pixels, instead of stretching them to a square.
     cfg.TEST.KEEP_ASPECT = False
     # Test-time augmentation, TEST.AUG.ENABLED: the image at these multiples of RESOLUTION and,
-    # with TEST.AUG.FLIP, mirrored too.
+    # with TEST.AUG.FLIP, mirrored too. (TEST.AUG.MIN_SIZES and MAX_SIZE are not used.) The scores
+    # of all views of an image are held at once: 125 MB a view for 847 classes at 768.
     cfg.TEST.AUG.SCALES = [0.75, 1.0, 1.25]
     # Sliding windows besides the whole image: squares of WINDOW times its shorter side, each
     # stretched to RESOLUTION, that overlap by at least OVERLAP.
@@ -75,15 +78,39 @@ def add_sed_config(cfg: CN) -> None:
 def get_sed_cfg(config_file: str = "", opts: list = ()) -> CN:
     """Detectron2's defaults, SED's keys, a YAML file and ``KEY VALUE`` pairs, in that order.
 
+    The file may be one of SED's own by its name alone, such as "convnextB_768.yaml".
+
     ``MODEL.DEVICE`` is the best device that torch has here, unless the file or a pair names one.
+    The data sets of ``DATASETS.CUSTOM`` are registered.
     """
     cfg = get_cfg()
     add_sed_config(cfg)
     cfg.MODEL.DEVICE = best_device()
     if config_file:
-        cfg.merge_from_file(str(config_file))
+        cfg.merge_from_file(find_config(config_file), allow_unsafe=False)
     cfg.merge_from_list(list(opts))
+    for path in cfg.DATASETS.CUSTOM:
+        register_from_yaml(path)
     return cfg
+
+
+def find_config(config_file: str | Path) -> str:
+    """The path of a config file; a name that is no file is looked up among SED's own configs.
+
+    Raises:
+        FileNotFoundError: there is no such file; the message lists SED's own.
+    """
+    # An installed package holds the configs, in a checkout they lie beside it.
+    package = Path(__file__).parent
+    folder = package / "configs"
+    folder = folder if folder.is_dir() else package.parent / "configs"
+    for path in (Path(config_file), folder / config_file):
+        if path.is_file():
+            return str(path)
+    own = ", ".join(sorted(path.name for path in folder.glob("*.yaml")))
+    raise FileNotFoundError(
+        f"config file '{config_file}' does not exist: give a file, or one of SED's own, {own}"
+    )
 
 
 def best_device() -> str:

@@ -9,11 +9,13 @@ from collections.abc import Iterator
 
 import torch
 from detectron2.data import (
+    DatasetCatalog,
     MetadataCatalog,
     build_detection_test_loader,
     build_detection_train_loader,
 )
 from detectron2.engine import AMPTrainer, DefaultTrainer, SimpleTrainer, TrainerBase
+from detectron2.modeling import build_model
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from torch import nn
@@ -41,9 +43,10 @@ class Trainer(DefaultTrainer):
         if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
             setup_logger()
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
-        if cfg.SOLVER.AMP.ENABLED and not torch.cuda.is_available():
+        if cfg.SOLVER.AMP.ENABLED and not cfg.MODEL.DEVICE.startswith("cuda"):
             raise ValueError(
-                "SOLVER.AMP.ENABLED True needs a CUDA GPU, and torch sees none: set it to False"
+                f"SOLVER.AMP.ENABLED True needs a CUDA GPU and MODEL.DEVICE is {cfg.MODEL.DEVICE}: "
+                "set it to False"
             )
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
@@ -63,6 +66,27 @@ class Trainer(DefaultTrainer):
         self.cfg = cfg
         self.register_hooks(self.build_hooks())
 
+    def state_dict(self):
+        """What a checkpoint keeps; Detectron2 0.6 forgets the optimizer, later ones do not."""
+        return {**super().state_dict(), "_trainer": self._trainer.state_dict()}
+
+    def load_state_dict(self, state_dict):
+        """Restore what :meth:`state_dict` keeps."""
+        super().load_state_dict(state_dict)
+        self._trainer.load_state_dict(state_dict["_trainer"])
+
+    @classmethod
+    def build_model(cls, cfg):
+        """Detectron2's build_model, without its log of every layer."""
+        model = build_model(cfg)
+        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        total = sum(p.numel() for p in model.parameters())
+        logger.info(
+            "SED on %s with %.1f M parameters, of which %.1f M are trained, on %s",
+            cfg.MODEL.CLIP.NAME, total / 1e6, trained / 1e6, cfg.MODEL.DEVICE,
+        )  # fmt: skip
+        return model
+
     @classmethod
     def build_optimizer(cls, cfg, model):
         """See :func:`sed_d2.solver.build_optimizer`."""
@@ -73,8 +97,11 @@ class Trainer(DefaultTrainer):
         """Detectron2's loader with the training mapper.
 
         Raises:
-            ValueError: the data set's ignored value or number of classes is not the config's.
+            ValueError: there is no data set, or its ignored value or number of classes is not
+                the config's.
         """
+        if not cfg.DATASETS.TRAIN:
+            raise ValueError("DATASETS.TRAIN is empty: name a registered data set")
         name = cfg.DATASETS.TRAIN[0]
         dataset_vocabulary(name, cfg.MODEL.SEM_SEG_HEAD.TRAIN_CLASS_JSON)
         ignore_label = MetadataCatalog.get(name).ignore_label
@@ -136,7 +163,7 @@ class Trainer(DefaultTrainer):
         if rows:
             write_results(rows, f"{cfg.OUTPUT_DIR}/inference")
             logger.info("Results, also in %s/inference:\n%s", cfg.OUTPUT_DIR, render(rows))
-        return results if len(results) > 1 else next(iter(results.values()))
+        return next(iter(results.values())) if len(results) == 1 else results
 
 
 class LabelInference(nn.Module):
@@ -156,8 +183,8 @@ class LabelInference(nn.Module):
         """A list of {"labels": (height, width)}, see :class:`sed_d2.modeling.SED`."""
         start = time.perf_counter()
         output = self.model(batched_inputs, labels_only=True)
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+        if torch.accelerator.is_available():
+            torch.accelerator.synchronize()
         images, seconds = self.work
         self.work = images + len(batched_inputs), seconds + time.perf_counter() - start
         return output
@@ -167,17 +194,19 @@ def distribute(model: nn.Module) -> nn.Module:
     """Wrap a model for the processes there are; alone it stays as it is."""
     if comm.get_world_size() == 1:
         return model
-    device_ids = [comm.get_local_rank()] if next(model.parameters()).is_cuda else None
+    on_gpu = next(model.parameters()).is_cuda
+    device_ids = [torch.cuda.current_device()] if on_gpu else None
     return DistributedDataParallel(model, device_ids=device_ids, broadcast_buffers=False)
 
 
 @contextlib.contextmanager
 def use_vocabulary(model: nn.Module, vocabulary: Vocabulary) -> Iterator[None]:
-    """Let a model answer for other classes for a while."""
+    """Let a model answer for other classes, embedded at once, for a while."""
     model = getattr(model, "module", model)
     before = model.vocabulary
     model.set_vocabulary(vocabulary)
     try:
+        model.text_embeddings()
         yield
     finally:
         model.set_vocabulary(before)
@@ -187,8 +216,13 @@ def dataset_vocabulary(dataset_name: str, class_file: str = "") -> Vocabulary:
     """The names to ask for on a data set: those of ``class_file``, else the data set's own.
 
     Raises:
-        ValueError: the file has another number of classes than the data set.
+        ValueError: there is no such data set, or the file has another number of classes.
     """
+    if dataset_name not in DatasetCatalog.list():
+        raise ValueError(
+            f"there is no data set '{dataset_name}': DATASETS.TRAIN and TEST name registered ones, "
+            f"which are {', '.join(name for name in DatasetCatalog.list() if 'sem_seg' in name)}"
+        )
     own = Vocabulary.of_dataset(dataset_name)
     if not class_file:
         return own

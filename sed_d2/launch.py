@@ -1,6 +1,7 @@
 """Run a function in one process, in several (spawned or from torchrun), on GPUs or CPUs."""
 
 import os
+import socket
 import sys
 from collections.abc import Callable
 from urllib.parse import urlparse
@@ -15,42 +16,48 @@ def launch(
     main: Callable[..., object],
     num_processes: int = 1,
     *,
+    device: str,
     num_machines: int = 1,
     machine_rank: int = 0,
-    dist_url: str = "",
+    dist_url: str = "auto",
     args: tuple = (),
 ) -> None:
     """Run ``main(*args)`` in ``num_processes`` processes on this machine.
 
     Under torchrun (or any launcher that sets RANK, WORLD_SIZE and LOCAL_RANK) this process is
     one of those already started and the numbers given here are not used. Unlike Detectron2's
-    own launch it needs no GPU: processes talk over nccl where CUDA is, else over gloo.
+    own launch it needs no GPU: processes talk over nccl on CUDA devices, else over gloo.
 
     Args:
         main: a function that can be pickled.
-        num_processes: processes on this machine, one per GPU.
+        num_processes: processes on this machine, one per GPU; 0 is 1.
+        device: where the model will be, "cuda" or "cpu".
         num_machines: machines, each of which calls this with its own ``machine_rank``.
         machine_rank: 0 .. num_machines - 1.
-        dist_url: ``tcp://host:port`` of machine 0.
+        dist_url: ``tcp://host:port`` of machine 0; on one machine also "auto".
         args: passed to ``main``.
 
     Raises:
-        ValueError: more processes than GPUs are asked for.
+        ValueError: more processes than GPUs are asked for, or another kind of URL.
         SystemExit: a spawned process failed; it has said why.
     """
     if {"RANK", "WORLD_SIZE", "LOCAL_RANK"} <= os.environ.keys():
-        _run(main, args)
+        _run(main, device, args)
         return
-    if torch.cuda.is_available() and num_processes > torch.cuda.device_count():
+    if device.startswith("cuda") and num_processes > torch.cuda.device_count():
         raise ValueError(
             f"--num-gpus {num_processes} is more than the {torch.cuda.device_count()} GPUs that "
-            "torch sees: ask for fewer"
+            "torch sees: ask for fewer, or set MODEL.DEVICE cpu"
         )
     world_size = num_processes * num_machines
-    if world_size == 1:
+    if world_size <= 1:
         main(*args)
         return
+    if dist_url == "auto" and num_machines == 1:
+        dist_url = f"tcp://127.0.0.1:{_free_port()}"
     url = urlparse(dist_url)
+    if url.scheme != "tcp" or not url.port:
+        raise ValueError(f"--dist-url '{dist_url}' is not supported: use tcp://host:port")
     environment = {
         "MASTER_ADDR": url.hostname,
         "MASTER_PORT": str(url.port),
@@ -58,23 +65,29 @@ def launch(
         "LOCAL_WORLD_SIZE": str(num_processes),
     }
     try:
-        mp.spawn(_spawned, (environment, machine_rank, main, args), nprocs=num_processes)
+        mp.spawn(_spawned, (environment, machine_rank, main, device, args), nprocs=num_processes)
     except mp.ProcessExitedException as error:
         sys.exit(error.exit_code)
 
 
-def _spawned(local_rank: int, environment: dict, machine_rank: int, main, args) -> None:
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _spawned(local_rank: int, environment: dict, machine_rank: int, main, device, args) -> None:
     """Give a spawned process the environment that torchrun would."""
     rank = machine_rank * int(environment["LOCAL_WORLD_SIZE"]) + local_rank
     os.environ.update(environment, LOCAL_RANK=str(local_rank), RANK=str(rank))
-    _run(main, args)
+    _run(main, device, args)
 
 
-def _run(main, args) -> None:
+def _run(main, device: str, args) -> None:
     """Join the process group that the environment describes, run, and leave it."""
-    if torch.cuda.is_available():
+    if device.startswith("cuda"):
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
     _create_local_process_group(int(os.environ.get("LOCAL_WORLD_SIZE", dist.get_world_size())))
     try:
         main(*args)

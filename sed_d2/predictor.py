@@ -45,9 +45,8 @@ class Prediction:
         """The classes that have pixels, by falling share; a name is the class's first synonym."""
         counts = np.bincount(self.labels.ravel())
         order = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)]
-        return [
-            FoundClass(int(i), self.vocabulary[i][0], counts[i] / self.labels.size) for i in order
-        ]
+        shares = (counts / self.labels.size).tolist()
+        return [FoundClass(int(i), self.vocabulary[i][0], shares[i]) for i in order]
 
 
 class OpenVocabPredictor:

@@ -12,7 +12,6 @@ def parameter_groups(
     base_lr: float,
     weight_decay: float,
     weight_decay_norm: float = 0.0,
-    weight_decay_embed: float = 0.0,
     clip_multiplier: float = 1.0,
 ) -> list[dict]:
     """Group the trainable parameters of a SED model by learning rate and weight decay.
@@ -20,9 +19,8 @@ def parameter_groups(
     Args:
         model: its image tower is ``model.backbone``.
         base_lr: learning rate of the decoder.
-        weight_decay: for all but the following.
+        weight_decay: for all but the following and embeddings, which have none.
         weight_decay_norm: for the parameters of normalisation layers.
-        weight_decay_embed: for the weights of embeddings.
         clip_multiplier: the image tower learns at ``base_lr * clip_multiplier``.
 
     Returns:
@@ -42,7 +40,7 @@ def parameter_groups(
             if isinstance(module, norms):
                 decay = weight_decay_norm
             elif isinstance(module, nn.Embedding):
-                decay = weight_decay_embed
+                decay = 0.0
             group = {"params": [], "lr": lr, "weight_decay": decay}
             groups.setdefault((lr, decay), group)["params"].append(parameter)
     return list(groups.values())
@@ -76,7 +74,6 @@ def build_optimizer(cfg, model: nn.Module) -> torch.optim.Optimizer:
         base_lr=solver.BASE_LR,
         weight_decay=solver.WEIGHT_DECAY,
         weight_decay_norm=solver.WEIGHT_DECAY_NORM,
-        weight_decay_embed=solver.WEIGHT_DECAY_EMBED,
         clip_multiplier=solver.CLIP_MULTIPLIER,
     )
     clip = solver.CLIP_GRADIENTS

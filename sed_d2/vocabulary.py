@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -97,7 +98,8 @@ class Vocabulary(Sequence):
         """Read a class file.
 
         ``.json``: a list of released-form names, or ``{"classes": [{"names": [...]}, ...]}``;
-        anything else: text with one released-form class a line (empty lines are skipped).
+        anything else: text with one class a line, its synonyms separated by commas or ``|``
+        (empty lines are skipped).
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -112,7 +114,8 @@ class Vocabulary(Sequence):
         except ValueError as error:
             raise ValueError(f"The class file {path} cannot be read: {error}.") from error
         if path.suffix != ".json":
-            return cls.from_names((line.strip() for line in content if line.strip()), str(path))
+            lines = (re.split(r"\s*[|,]\s*", line.strip()) for line in content if line.strip())
+            return cls(tuple(map(tuple, lines)), str(path))
         if isinstance(content, list):
             return cls.from_names(content, str(path))
         return cls._from_json(content, str(path))

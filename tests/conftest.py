@@ -44,7 +44,6 @@ def tiny_model(tiny_cfg):
     def build(*opts, names=("cat", "dog", "sky")):
         torch.manual_seed(0)
         model = build_model(tiny_cfg(*opts)).eval()
-        # Text embeddings of random weights are nearly alike; these tell the classes apart.
         model.set_vocabulary(Vocabulary.from_names(names))
         return model
 

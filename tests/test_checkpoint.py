@@ -96,7 +96,7 @@ class Planted:
         return (exec, ("raise SystemExit('planted code ran')",))
 
 
-@pytest.mark.parametrize("content", [b"", b"no weights", Planted()])
+@pytest.mark.parametrize("content", [b"", b"no weights", Planted(), 5, {"a": 1}, [torch.zeros(1)]])
 def test_an_unreadable_file_is_named(tiny_model, tmp_path, content):
     path = tmp_path / "model.pth"
     if isinstance(content, bytes):
@@ -105,6 +105,22 @@ def test_an_unreadable_file_is_named(tiny_model, tmp_path, content):
         torch.save({"model": content}, path)
     with pytest.raises(ValueError, match="model.pth' is no readable torch weight file"):
         SEDCheckpointer(tiny_model()).load(str(path))
+
+
+def test_a_save_that_fails_leaves_the_checkpoint_before(tiny_model, tmp_path, monkeypatch):
+    checkpointer = SEDCheckpointer(tiny_model(), str(tmp_path))
+    checkpointer.save("model_final")
+    before = (tmp_path / "model_final.pth").read_bytes()
+
+    def cut_off(data, file):
+        file.write(b"half of it")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(torch, "save", cut_off)
+    with pytest.raises(OSError, match="disk full"):
+        checkpointer.save("model_final")
+    assert (tmp_path / "model_final.pth").read_bytes() == before
+    assert checkpointer.get_checkpoint_file() == str(tmp_path / "model_final.pth")
 
 
 def test_a_missing_file_is_named(tiny_model):

@@ -1,6 +1,7 @@
 import re
 
 import pytest
+import yaml
 from detectron2.config import get_cfg
 
 from sed_d2 import add_sed_config, get_sed_cfg
@@ -22,10 +23,24 @@ def test_every_key_that_sed_adds_is_read():
     added = set(leaves(ours)) - set(leaves(get_cfg()))
     assert ("MODEL", "CLIP", "NAME") in added
     files = [p for p in (ROOT / "sed_d2").rglob("*.py") if p.name != "config.py"]
-    code = "\n".join(p.read_text() for p in [*files, ROOT / "train_net.py"])
-    # Read as a whole (cfg.TEST.TOPK) or from a part of the config (head.HIDDEN_DIM).
-    unread = {key for key in added if not re.search(rf"\.{key[-1]}\b", code)}
+    code = "\n".join(p.read_text() for p in [*files, ROOT / "sed_d2" / "config.py"])
+    # A part of the config has a name of its own where several of its keys are read.
+    parts = {"SEM_SEG_HEAD": "head", "AUG": "augment", "CROP": "crop", "SLIDING": "sliding"}
+    unread = []
+    for *_, part, key in added:
+        node = rf"(?:{part}|{parts.get(part, part.lower())})"
+        # The line that adds a key assigns to it.
+        if not re.search(rf"\b{node}\.{key}\b(?! =)", code):
+            unread.append(f"{part}.{key}")
     assert not unread
+
+
+def test_a_config_file_cannot_run_code(tmp_path):
+    path = tmp_path / "hostile.yaml"
+    path.write_text(f"OUTPUT_DIR: !!python/object/apply:os.mkdir ['{tmp_path / 'ran'}']\n")
+    with pytest.raises(yaml.YAMLError):
+        get_sed_cfg(path)
+    assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize("name", ["convnextB_768", "convnextL_768", "shapes_quickstart"])

@@ -20,14 +20,13 @@ def test_groups_by_hand():
         base_lr=1.0,
         weight_decay=0.1,
         weight_decay_norm=0.2,
-        weight_decay_embed=0.3,
         clip_multiplier=0.01,
     )
     found = {(g["lr"], g["weight_decay"]): {id(p) for p in g["params"]} for g in groups}
     expected = {
         (0.01, 0.1): model.backbone[0],
         (0.01, 0.2): model.backbone[1],
-        (1.0, 0.3): model.head[0],
+        (1.0, 0.0): model.head[0],
         (1.0, 0.1): model.head[1],
         (1.0, 0.2): model.head[2],
     }

@@ -8,13 +8,14 @@ A second call adds what is missing.
 
 import argparse
 import os
-import sys
 from pathlib import Path
 
+from sed_d2.cli import one_sentence
 from sed_d2.data import shapes
 from sed_d2.data.benchmarks import data_root
 
 
+@one_sentence()
 def main(arguments=None) -> None:
     """Parse the command line and write the data set."""
     parser = argparse.ArgumentParser(
@@ -32,10 +33,7 @@ def main(arguments=None) -> None:
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes that draw")
     args = parser.parse_args(arguments)
     counts = {"train": args.train, "val_seen": args.val, "val_unseen": args.val}
-    try:
-        shapes.write_dataset(args.root / "shapes", counts, args.seed, args.jobs)
-    except (OSError, ValueError) as error:
-        sys.exit(f"make_shapes: {error}")
+    shapes.write_dataset(args.root / "shapes", counts, args.seed, args.jobs)
 
 
 if __name__ == "__main__":

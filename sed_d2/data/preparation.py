@@ -14,6 +14,7 @@ import numpy as np
 from detectron2.data import MetadataCatalog
 from PIL import Image
 
+from ..cli import one_sentence
 from .benchmarks import data_root
 from .files import in_parallel, read_labels, write_whole
 from .verification import verify
@@ -136,9 +137,8 @@ def run_script(prepare: Callable[[int], None], description: str) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     os.environ["DETECTRON2_DATASETS"] = str(args.root)
     try:
-        prepare(max(args.jobs, 1))
-    except (OSError, ValueError) as error:
-        sys.exit(str(error))
+        with one_sentence():
+            prepare(max(args.jobs, 1))
     except KeyboardInterrupt:
         sys.exit("Stopped; run the command again to continue.")
 

@@ -297,11 +297,21 @@ def scene_rng(*numbers: int) -> np.random.RandomState:
     return np.random.RandomState(np.random.MT19937(np.random.SeedSequence(numbers)))
 
 
-def random_scene(rng, object_ids, size: int = SIZE) -> tuple[np.ndarray, np.ndarray]:
-    """A scene of 1 to 3 backgrounds and 2 to 5 of the given objects, as `make_scene`'s."""
+def random_scene(rng, object_ids, size: int = SIZE, radius: tuple[float, float] = (0.13, 0.25)):
+    """A scene of 1 to 3 backgrounds and 2 to 5 of the given objects, as `make_scene`'s.
+
+    Args:
+        rng: a numpy.random.RandomState.
+        object_ids: class ids to draw objects from.
+        size: side of the scene in pixels.
+        radius: (least, greatest) radius of an object as a share of `size`.
+
+    Returns:
+        image (size, size, 3) uint8 and labels (size, size) uint8.
+    """
     backgrounds = rng.permutation(len(BACKGROUNDS))[: 1 + rng.choice(3, p=(0.4, 0.45, 0.15))]
     objects = rng.choice(list(object_ids), rng.randint(2, 6))
-    return draw_scene(rng, size, backgrounds, objects, (0.13 * size, 0.25 * size))
+    return draw_scene(rng, size, backgrounds, objects, (radius[0] * size, radius[1] * size))
 
 
 def write_dataset(root: Path, counts: dict[str, int], seed: int = 0, processes: int = 2) -> None:
@@ -330,8 +340,10 @@ def write_dataset(root: Path, counts: dict[str, int], seed: int = 0, processes: 
         (root / kind / split).mkdir(parents=True, exist_ok=True)
     write_whole(record, lambda file: file.write(json.dumps(world).encode()))
     jobs = [(split, index) for split, count in counts.items() for index in range(count)]
+    write = partial(_write_scene, root, seed)
     with ProcessPoolExecutor(processes) as pool:
-        done = pool.map(partial(_write_scene, root, seed), jobs, chunksize=16)
+        # One process is this one: forking it would copy the locks of its threads.
+        done = map(write, jobs) if processes == 1 else pool.map(write, jobs, chunksize=16)
         for _ in tqdm(done, total=len(jobs), desc=f"scenes in {root}", unit="scene"):
             pass
 

@@ -100,14 +100,18 @@ def verify(split: Split, workers: int, read_images: bool = True) -> Report:
 
     findings = in_parallel(look, stems, workers, f"reading {split.name}")
     _count(report, split, findings)
-    if split.count is not None and len(stems) != split.count:
+    if not stems:
+        report.problems.append(
+            f"{split.label_folder} has no {split.label_suffix} file; {split.mend}."
+        )
+    elif split.count is not None and len(stems) != split.count:
         report.problems.append(
             f"{split.label_folder} has {len(stems)} labels instead of {split.count}; "
             f"{'remove what is too much' if len(stems) > split.count else split.mend}."
         )
     if unpaired and split.image_folder.is_dir():
         report.problems.append(
-            f"{_examples(unpaired)} of {split.label_folder} no image in {split.image_folder}; "
+            f"In {split.label_folder} {_examples(unpaired)} no image in {split.image_folder}; "
             f"{split.mend}."
         )
     return report
@@ -174,13 +178,13 @@ def _count(report: Report, split: Split, findings: list[_Finding]) -> None:
     differing = [f"{finding.stem} ({finding.sizes})" for finding in findings if finding.sizes]
     if differing:
         report.problems.append(
-            f"{_examples(differing)} of {split.name} another size as image than as labels; "
+            f"In {split.name} {_examples(differing)} another size as image than as labels; "
             f"{remake}."
         )
     if histogram:  # what is left is neither a class nor ignored
         stems = [finding.stem for finding in findings if histogram.keys() & finding.values.keys()]
         report.problems.append(
-            f"{_examples(stems)} of {split.label_folder} label values that are neither 0 to "
+            f"In {split.label_folder} {_examples(stems)} label values that are neither 0 to "
             f"{len(names) - 1} nor the ignored {split.ignore_label}: "
             f"{', '.join(str(value) for value in sorted(histogram)[:5])}; {remake}."
         )

@@ -120,6 +120,11 @@ class CLIPConvNeXt(Backbone):
         """What the sides of an image must be multiples of."""
         return self._out_feature_strides["embedding"]
 
+    def train(self, mode: bool = True):
+        """Set the training mode; a tower that is not trained keeps its drop path off."""
+        trained = any(parameter.requires_grad for parameter in self.parameters())
+        return super().train(mode and trained)
+
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Encode normalised images.
 

@@ -1,7 +1,5 @@
 """SEDHead: image embedding and text embeddings -> cost map -> per-class logits."""
 
-from collections.abc import Sequence
-
 from detectron2.config import configurable
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
@@ -10,6 +8,9 @@ from torch.nn import functional as F
 from .decoder import DecoderOutput, GradualFusionDecoder
 from .text_encoder import PROMPT_TEMPLATES
 
+#: The backbone's features that the decoder's levels fuse, coarse to fine.
+SKIP_FEATURES = ("res4", "res3", "res2")
+
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class SEDHead(nn.Module):
@@ -17,7 +18,6 @@ class SEDHead(nn.Module):
 
     Args:
         decoder: the decoder of the cost map.
-        image_features: names of the skip features, coarse to fine.
         train_pooling: cell of class attention in training.
         test_pooling: cell of class attention in inference.
     """
@@ -27,13 +27,11 @@ class SEDHead(nn.Module):
         self,
         *,
         decoder: GradualFusionDecoder,
-        image_features: Sequence[str] = ("res4", "res3", "res2"),
         train_pooling: tuple[int, int] = (2, 2),
         test_pooling: tuple[int, int] = (1, 1),
     ):
         super().__init__()
         self.decoder = decoder
-        self.image_features = tuple(image_features)
         self.train_pooling = tuple(train_pooling)
         self.test_pooling = tuple(test_pooling)
 
@@ -41,19 +39,17 @@ class SEDHead(nn.Module):
     def from_config(cls, cfg, input_shape):
         """The arguments from ``cfg.MODEL.SEM_SEG_HEAD`` and the backbone's output shape."""
         head = cfg.MODEL.SEM_SEG_HEAD
-        image_features = ("res4", "res3", "res2")
         decoder = GradualFusionDecoder(
             num_templates=len(PROMPT_TEMPLATES),
             hidden_dim=head.HIDDEN_DIM,
             decoder_dims=head.DECODER_DIMS,
             guidance_dims=head.GUIDANCE_PROJ_DIMS,
-            image_dims=[input_shape[name].channels for name in image_features],
+            image_dims=[input_shape[name].channels for name in SKIP_FEATURES],
             kernel_sizes=head.KERNEL_SIZES,
             num_heads=head.NUM_HEADS,
         )
         return {
             "decoder": decoder,
-            "image_features": image_features,
             "train_pooling": head.POOLING_SIZES,
             "test_pooling": cfg.TEST.POOLING_SIZES,
         }
@@ -71,7 +67,7 @@ class SEDHead(nn.Module):
         """
         return self.decoder(
             cost_map(features["embedding"], text),
-            [features[name] for name in self.image_features],
+            [features[name] for name in SKIP_FEATURES],
             pooling=self.train_pooling if self.training else self.test_pooling,
             top_k=top_k,
             auxiliary=auxiliary,

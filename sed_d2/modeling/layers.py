@@ -69,8 +69,9 @@ class LinearAttention(nn.Module):
         zero = k.new_zeros(1, 1, 1)
         kv = torch.baddbmm(zero, k.transpose(1, 2), qkv[2], beta=0, alpha=1 / tokens)
         y = torch.bmm(q, kv)
-        normaliser = torch.bmm(q, k.mean(dim=1).unsqueeze(2)) + self.eps / tokens
-        y = (y / normaliser).view(batch, positions, self.num_heads, tokens, -1)
+        # In float32, because eps / T is nothing in half precision.
+        normaliser = torch.bmm(q, k.mean(dim=1).unsqueeze(2)).float() + self.eps / tokens
+        y = (y / normaliser).to(y.dtype).view(batch, positions, self.num_heads, tokens, -1)
         return y.permute(0, 3, 1, 2, 4).reshape(x.shape)
 
 
@@ -191,21 +192,18 @@ class SFM(nn.Module):
         weight = torch.einsum("outv,cukl,ratk,sbvl->rsocab", up_weight, self.up.weight, meet, meet)
         return weight.flatten(0, 2)
 
-    def forward(
-        self, x: Tensor, shared: Tensor, cost_guidance: Tensor, composed: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, shared: Tensor, cost_guidance: Tensor, composed: Tensor) -> Tensor:
         """Fuse one level.
 
         Args:
             x: (B * T, dim, H, W).
             shared: see :meth:`shared`.
             cost_guidance: (B * T, g, 2H, 2W).
-            composed: :meth:`composed_weight`, if it is at hand.
+            composed: see :meth:`composed_weight`.
 
         Returns:
             (B * T, out_dim, 2H, 2W).
         """
-        composed = self.composed_weight() if composed is None else composed
         num_images, out_dim, height, width = shared.shape
         y = F.conv2d(cost_guidance, self.conv1_parts()[2], padding=1)
         y = y.unflatten(0, (num_images, -1)).add_(shared.unsqueeze(1))

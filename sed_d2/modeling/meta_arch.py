@@ -1,7 +1,7 @@
 """SED: preprocess -> backbone -> head -> losses or inference."""
 
-from collections.abc import Sequence
-from itertools import groupby
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby, islice
 
 import torch
 from detectron2.config import configurable
@@ -14,7 +14,7 @@ from ..checkpoint import rename_released_keys
 from ..vocabulary import Vocabulary
 from .losses import sem_seg_loss
 from .text_encoder import TextEncoder
-from .views import ViewPlan, ViewScores, merged_labels, merged_scores
+from .views import View, ViewPlan, ViewScores, merged_labels, merged_scores
 
 
 @META_ARCH_REGISTRY.register()
@@ -76,7 +76,7 @@ class SED(nn.Module):
             "text_encoder": TextEncoder(backbone.clip, get_tokenizer(cfg.MODEL.CLIP.NAME)),
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
-            "views": view_plan(cfg, backbone.size_divisibility),
+            "views": build_view_plan(cfg, backbone.size_divisibility),
             "ignore_value": head.IGNORE_VALUE,
             "mask_ignored": head.MASK_IGNORED,
             "top_k": cfg.TEST.TOPK if cfg.TEST.FAST_INFERENCE else 0,
@@ -93,7 +93,7 @@ class SED(nn.Module):
         """The classes that the model answers for."""
         return self._vocabulary
 
-    def set_vocabulary(self, vocabulary: Vocabulary) -> None:
+    def set_vocabulary(self, vocabulary: Vocabulary | None) -> None:
         """Change the classes; their embeddings are made when an image next needs them."""
         self._vocabulary = vocabulary
         self._text = None
@@ -161,26 +161,13 @@ class SED(nn.Module):
         """Segment normalised (3, H, W) images at the given (height, width)."""
         text = self.text_embeddings()
         plans = [self.views(*image.shape[-2:]) for image in images]
-        cuts = [
+        cuts = (
             (view, view.cut(image))
             for image, plan in zip(images, plans, strict=True)
             for group in plan
             for view in group
-        ]
-        answers = []
-        # As many views at a time as there are images, of one size.
-        for _, same_size in groupby(cuts, key=lambda cut: cut[0].size):
-            same_size = list(same_size)
-            for start in range(0, len(same_size), len(images)):
-                batch = same_size[start : start + len(images)]
-                features = self.backbone(torch.cat([cut for _, cut in batch]))
-                for i, (view, _) in enumerate(batch):
-                    # One view at a time: survivors are a view's own.
-                    own = {name: feature[i : i + 1] for name, feature in features.items()}
-                    output = self.sem_seg_head(own, text, top_k=self.top_k)
-                    scores = output.logits[0].float().sigmoid()  # (T', h, w)
-                    answers.append(ViewScores(view, scores, output.survivors))
-        answers = iter(answers)
+        )
+        answers = self.answers(cuts, text, len(images))
         results = []
         for plan, size in zip(plans, sizes, strict=True):
             groups = [[next(answers) for _ in group] for group in plan]
@@ -188,12 +175,28 @@ class SED(nn.Module):
                 results.append({"labels": merged_labels(groups, size)})
             else:
                 classes = torch.arange(len(text), device=self.device)
-                merged = merged_scores(groups, classes, size)
-                results.append({"sem_seg": torch.cat([scores for _, scores in merged])})
+                sem_seg = torch.empty(len(text), *size, device=self.device)
+                for chosen, scores in merged_scores(groups, classes, size):
+                    sem_seg[chosen] = scores
+                results.append({"sem_seg": sem_seg})
         return results
 
+    def answers(
+        self, cuts: Iterable[tuple[View, Tensor]], text: Tensor, batch_size: int
+    ) -> Iterator[ViewScores]:
+        """Segment views, up to ``batch_size`` of one size at a time, in their order."""
+        for _, same_size in groupby(cuts, key=lambda cut: cut[0].size):
+            while batch := list(islice(same_size, batch_size)):
+                features = self.backbone(torch.cat([cut for _, cut in batch]))
+                for i, (view, _) in enumerate(batch):
+                    # One view at a time: survivors are a view's own.
+                    own = {name: feature[i : i + 1] for name, feature in features.items()}
+                    output = self.sem_seg_head(own, text, top_k=self.top_k)
+                    scores = output.logits[0].float().sigmoid()  # (T', h, w)
+                    yield ViewScores(view, scores, output.survivors)
 
-def view_plan(cfg, divisor: int) -> ViewPlan:
+
+def build_view_plan(cfg, divisor: int) -> ViewPlan:
     """The views that ``cfg.TEST`` asks for; by default the released protocol's one."""
     augment, sliding = cfg.TEST.AUG, cfg.TEST.SLIDING
     return ViewPlan(
@@ -202,6 +205,6 @@ def view_plan(cfg, divisor: int) -> ViewPlan:
         keep_aspect=cfg.TEST.KEEP_ASPECT,
         scales=tuple(augment.SCALES) if augment.ENABLED else (1.0,),
         flip=augment.ENABLED and augment.FLIP,
-        window=sliding.WINDOW if sliding.ENABLED else 0.0,
+        window=sliding.WINDOW if sliding.ENABLED else None,
         overlap=sliding.OVERLAP,
     )

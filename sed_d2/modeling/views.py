@@ -59,8 +59,8 @@ class ViewPlan:
             rounding to the stride, the image's own aspect.
         scales: one view per multiple of ``resolution``.
         flip: every view also mirrored.
-        window: 0, or the side of sliding windows as a share of the image's shorter side; then
-            the mean of the windows is averaged with the view of the whole image.
+        window: side of sliding windows as a share of the image's shorter side; the mean of the
+            windows is averaged with the view of the whole image. None for no windows.
         overlap: least share of a window that the next one covers again.
     """
 
@@ -69,7 +69,7 @@ class ViewPlan:
     keep_aspect: bool = False
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False
-    window: float = 0.0
+    window: float | None = None
     overlap: float = 1 / 3
 
     def __post_init__(self):
@@ -80,9 +80,10 @@ class ViewPlan:
             )
         if not self.scales or min(self.scales) <= 0:
             raise ValueError(f"TEST.AUG.SCALES {list(self.scales)} must be positive numbers")
-        if not 0 <= self.window <= 1:
+        if self.window is not None and not 0 < self.window <= 1:
             raise ValueError(
-                f"TEST.SLIDING.WINDOW {self.window} is a share of the shorter side: use 0 to 1"
+                f"TEST.SLIDING.WINDOW {self.window} is no share of the shorter side: use a number "
+                "above 0 and up to 1"
             )
         if not 0 <= self.overlap < 1:
             raise ValueError(f"TEST.SLIDING.OVERLAP {self.overlap} must be at least 0 and below 1")
@@ -128,11 +129,13 @@ class ViewPlan:
 
 
 def pixels(box: Sequence[float], size: Sequence[int]) -> tuple[int, int, int, int]:
-    """A box of shares in whole pixels of a (height, width), at least one pixel each way."""
-    height, width = size
-    top, left = min(round(box[0] * height), height - 1), min(round(box[1] * width), width - 1)
-    bottom, right = round(box[2] * height), round(box[3] * width)
-    return top, left, max(bottom, top + 1), max(right, left + 1)
+    """The (top, left, bottom, right) pixels of a (height, width) that a box of shares touches."""
+    tolerance = 1e-6  # an edge that arithmetic moved off a whole pixel
+    (top, left), (bottom, right) = (
+        [f(share * side + sign * tolerance) for share, side in zip(shares, size, strict=True)]
+        for f, sign, shares in ((math.floor, 1, box[:2]), (math.ceil, -1, box[2:]))
+    )
+    return top, left, bottom, right
 
 
 def merged_scores(

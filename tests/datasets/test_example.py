@@ -1,5 +1,11 @@
 """The example of one's own data: made, verified and loaded by its descriptions alone."""
 
+import json
+import os
+import subprocess
+import sys
+from functools import partial
+
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -7,6 +13,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from sed_d2 import get_sed_cfg
 from sed_d2.data import SemSegTrainMapper
 from sed_d2.vocabulary import Vocabulary
+from tests.conftest import ROOT, TINY
 
 
 def test_the_example_is_made_verified_and_loaded(tmp_path, run_script, capsys, monkeypatch):
@@ -34,3 +41,20 @@ def test_the_example_is_made_verified_and_loaded(tmp_path, run_script, capsys, m
             if name in DatasetCatalog.list():
                 DatasetCatalog.remove(name)
                 MetadataCatalog.remove(name)
+
+
+def test_the_example_is_trained_and_evaluated_by_the_page_s_command(tmp_path):
+    environment = {**os.environ, "DETECTRON2_DATASETS": str(tmp_path), "CUDA_VISIBLE_DEVICES": ""}
+    run = partial(subprocess.run, env=environment, check=True, capture_output=True, text=True)
+    run([sys.executable, ROOT / "datasets" / "make_example.py"])
+    descriptions = tuple(str(tmp_path / "example" / f"{split}.yaml") for split in ("train", "val"))
+    settings = [
+        *("--config-file", ROOT / "configs" / "Base-SED.yaml", *TINY),
+        *("DATASETS.CUSTOM", descriptions, "DATASETS.TRAIN", ("example_train",)),
+        *("DATASETS.TEST", ("example_val",), "OUTPUT_DIR", tmp_path / "output"),
+        *("SOLVER.MAX_ITER", 1, "SOLVER.IMS_PER_BATCH", 2, "TEST.EVAL_PERIOD", 1),
+        *("DATALOADER.NUM_WORKERS", 0),
+    ]
+    run([sys.executable, ROOT / "train_net.py", *map(str, settings)])
+    (row,) = json.loads((tmp_path / "output/inference/results.json").read_text())
+    assert (row["dataset"], row["images"], row["classes"]) == ("example_val", 4, 3)

@@ -3,10 +3,9 @@
 import logging
 import os
 import pickle
-import runpy
 import signal
+import subprocess
 import sys
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -139,19 +138,22 @@ def test_a_second_run_changes_nothing(tmp_path, run, miniature):
     assert after == before
 
 
-def prepare_and_die(script, root, writes):
-    """Run a preparation and kill it, as `kill -9` does, in the middle of a file's writing."""
-    replace, done = os.replace, []
+# Runs a preparation and kills it, as `kill -9` does, in the middle of a file's writing.
+PREPARE_AND_DIE = """
+import os, runpy, signal, sys
+script, root, writes = sys.argv[1:]
+replace, done = os.replace, []
 
-    def replace_or_die(source, target):
-        done.append(target)
-        if len(done) == writes:
-            os.kill(os.getpid(), signal.SIGKILL)
-        replace(source, target)
+def replace_or_die(source, target):
+    done.append(target)
+    if len(done) == int(writes):
+        os.kill(os.getpid(), signal.SIGKILL)
+    replace(source, target)
 
-    os.replace = replace_or_die
-    sys.argv = [script, "--root", str(root), "--jobs", "1"]
-    runpy.run_path(str(DATASETS / script), run_name="__main__")
+os.replace = replace_or_die
+sys.argv = [script, "--root", root, "--jobs", "1"]
+runpy.run_path(script, run_name="__main__")
+"""
 
 
 def test_a_killed_run_continues_to_the_same_digest(tmp_path, run, miniature):
@@ -164,12 +166,12 @@ def test_a_killed_run_continues_to_the_same_digest(tmp_path, run, miniature):
     miniature.build(killed, pictures=6)
     outputs_of_a_job = 2 if "full" in miniature.script else 1
     whole = 6 * len(miniature.names) * outputs_of_a_job
-    process = get_context("fork").Process(
-        target=prepare_and_die, args=(miniature.script, killed, whole // 2)
+    script = DATASETS / miniature.script
+    process = subprocess.run(
+        [sys.executable, "-c", PREPARE_AND_DIE, script, killed, str(whole // 2)],
+        capture_output=True,
     )
-    process.start()
-    process.join(60)
-    assert process.exitcode == -signal.SIGKILL
+    assert process.returncode == -signal.SIGKILL, process.stderr
     labels = [path for output in outputs for path in (killed / output).glob("[!.]*")]
     assert 0 < len(labels) < 6 * len(miniature.names)
     assert list(killed.rglob(".*.tmp"))

@@ -68,6 +68,12 @@ def test_finetune_chooses_what_is_trained(finetune, trained, frozen):
     assert text and not any(parameter.requires_grad for parameter in text)
 
 
+def test_a_tower_that_is_not_trained_keeps_its_drop_path_off():
+    clip = build_clip("shapes_convnext_atto")
+    assert not CLIPConvNeXt(clip=clip, finetune="frozen").train().clip.visual.training
+    assert CLIPConvNeXt(clip=clip, finetune="mlp").train().clip.visual.training
+
+
 def test_what_cannot_be_built_is_said_in_one_sentence(tmp_path):
     with pytest.raises(ValueError, match="'convnext_base_w_32O' .* convnext_base_w_320"):
         build_clip("convnext_base_w_32O")

@@ -35,6 +35,14 @@ def test_linear_attention_by_hand():
     assert attention(x).flatten().tolist() == pytest.approx([expected, expected], rel=1e-5)
 
 
+def test_linear_attention_survives_half_precision():
+    attention = LinearAttention(8, 2).half()
+    torch.nn.init.constant_(attention.q.bias, -20)  # elu(.) + 1 rounds to 0
+    torch.nn.init.constant_(attention.k.bias, 300)
+    y = attention(torch.randn(1, 171, 2, 8).half())
+    assert y.dtype == torch.float16 and torch.isfinite(y).all()
+
+
 def test_class_attention_pools_and_comes_back_to_size():
     torch.manual_seed(0)
     layer = ClassAttention(8, 2)
@@ -54,7 +62,7 @@ def test_sfm_is_convolution_of_the_concatenation():
     y = torch.cat([layer.up(x), repeated, cost], dim=1)
     y = F.relu(layer.norm1(layer.conv1(y)))
     y = F.relu(layer.norm2(layer.conv2(y)))
-    ours = layer(x, layer.shared(image), cost)
+    ours = layer(x, layer.shared(image), cost, layer.composed_weight())
     torch.testing.assert_close(ours, y, atol=1e-5, rtol=1e-5)
 
 

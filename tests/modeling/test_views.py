@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from sed_d2.modeling.views import View, ViewPlan, ViewScores, merged_labels, merged_scores
+from sed_d2.modeling.views import View, ViewPlan, ViewScores, merged_labels, merged_scores, pixels
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)
 
@@ -38,6 +38,18 @@ def test_windows_cover_the_image_evenly():
     columns = [(i / 8, i / 8 + 0.25) for i in range(7)]
     boxes = [(t, left, b, right) for t, b in rows for left, right in columns]
     assert [w.box for w in windows] == boxes
+
+
+@pytest.mark.parametrize("window", [0.1, 0.3, 0.5])
+@pytest.mark.parametrize("overlap", [0.0, 0.25])
+def test_windows_leave_no_pixel_out(window, overlap):
+    for image, output in (((640, 1920), (21, 63)), ((640, 1280), (501, 751)), ((7, 9), (7, 9))):
+        _, windows = ViewPlan(64, window=window, overlap=overlap)(*image)
+        seen = torch.zeros(output)
+        for view in windows:
+            top, left, bottom, right = pixels(view.box, output)
+            seen[top:bottom, left:right] += 1
+        assert seen.min() >= 1
 
 
 def test_a_window_as_long_as_the_image_is_one_window():

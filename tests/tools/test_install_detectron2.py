@@ -183,14 +183,36 @@ def test_no_network(environment):
     environment.assert_refused(result, "pb1-detectron2==0.6", "check the network", "--archive")
 
 
-def test_a_pip_that_refuses_the_archive(environment, tmp_path):
+# Refuses the archive as pip 26.3 does; asked for an older pip, it installs one that downloads.
+REFUSING_PIP = """
+import pathlib, sys
+if "install" not in sys.argv:
+    sys.exit("ERROR: Distributions from PyPI cannot declare direct URL dependencies.")
+assert sys.argv[-1] == "pip<26", sys.argv
+older = pathlib.Path(sys.argv[sys.argv.index("--target") + 1]) / "pip"
+older.mkdir(parents=True)
+(older / "__main__.py").write_text(
+    "import pathlib, sys;"
+    "folder = pathlib.Path(sys.argv[sys.argv.index('--dest') + 1]);"
+    "(folder / 'by-the-older-pip.tar.gz').touch()"
+)
+"""
+FETCH = """
+import pathlib, sys
+sys.path.insert(0, sys.argv[1])
+import install_detectron2
+print(install_detectron2.fetch(pathlib.Path(sys.argv[2])).name)
+"""
+
+
+def test_where_pip_refuses_the_archive_an_older_one_downloads_it(environment, tmp_path):
     (tmp_path / "borrowed/pip").unlink()
     (tmp_path / "borrowed/pip").mkdir()
-    (tmp_path / "borrowed/pip/__main__.py").write_text(
-        "raise SystemExit('ERROR: Distributions from PyPI cannot declare direct URL dependencies.')"
-    )
-    result = environment.run(SCRIPT)
-    environment.assert_refused(result, "pip refuses pb1-detectron2==0.6", "--archive FILE")
+    (tmp_path / "borrowed/pip/__main__.py").write_text(REFUSING_PIP)
+    (tmp_path / "download").mkdir()
+    result = environment.run("-c", FETCH, SCRIPT.parent, tmp_path / "download")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == "by-the-older-pip.tar.gz"
 
 
 def test_from_git_without_network(environment):
