@@ -14,10 +14,9 @@ import itertools
 import json
 import logging
 import math
-import os
-import sys
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +28,9 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from sed_d2.cli import one_sentence
 from sed_d2.data import shapes
+from sed_d2.data.files import write_whole
 from sed_d2.modeling.clip_backbone import CLIPConvNeXt, build_clip
 from sed_d2.modeling.text_encoder import PROMPT_TEMPLATES, TextEncoder, encode_text, trim
 
@@ -326,9 +327,10 @@ def train(phases: list[Phase], args) -> None:
             losses.clear()
             logger.info(json.dumps(figures))
             state = {"modules": modules.state_dict(), "optimizer": optimizer.state_dict()}
-            write_whole(state_file, {**state, "step": step + 1, "recipe": recipe})
+            content = {**state, "step": step + 1, "recipe": recipe}
+            write_whole(state_file, partial(torch.save, content))
     weights = {key: value.half() for key, value in backbone.clip.state_dict().items()}
-    write_whole(args.output / "clip.pt", weights)
+    write_whole(args.output / "clip.pt", partial(torch.save, weights))
     logger.info("CLIP weights: %s", args.output / "clip.pt")
 
 
@@ -349,13 +351,7 @@ def batches(phases: list[Phase], done: int, args):
             yield from DataLoader(pictures, phase.batch, num_workers=args.workers)
 
 
-def write_whole(path: Path, content) -> None:
-    """torch.save that leaves no half-written file behind when it is killed."""
-    partial_path = path.with_name(f".{os.getpid()}-{path.name}")
-    torch.save(content, partial_path)
-    os.replace(partial_path, path)
-
-
+@one_sentence()
 def main(arguments=None) -> None:
     """Parse the command line and train."""
     parser = argparse.ArgumentParser(
@@ -384,12 +380,9 @@ def main(arguments=None) -> None:
         replace(phase, steps=steps, batch=batch)
         for phase, steps, batch in zip(PHASES, args.steps, args.batch, strict=True)
     ]
-    try:
-        args.output.mkdir(parents=True, exist_ok=True)
-        setup_logger(str(args.output / "log.txt"), name="sed_d2", abbrev_name="sed")
-        train(phases, args)
-    except (OSError, ValueError) as error:
-        sys.exit(f"train_clip: {error}")
+    args.output.mkdir(parents=True, exist_ok=True)
+    setup_logger(str(args.output / "log.txt"), name="sed_d2", abbrev_name="sed")
+    train(phases, args)
 
 
 if __name__ == "__main__":
