@@ -33,10 +33,14 @@ from sed_d2.data import shapes
 from sed_d2.data.files import write_whole
 from sed_d2.modeling.clip_backbone import CLIPConvNeXt, build_clip
 from sed_d2.modeling.text_encoder import PROMPT_TEMPLATES, TextEncoder, encode_text, trim
+from sed_d2.solver import Muon
 
 NAME = "shapes_convnext_atto"
 STRIDE = 32
 """Pixels of a cell, one position of the dense embedding."""
+
+MUON_LR = 10
+"""Muon's learning rate is this multiple of AdamW's."""
 
 NUM_NAMES = len(shapes.TRAIN_CLASSES)
 FIRST_OBJECT = shapes.SEEN_IDS.start
@@ -71,9 +75,9 @@ class Phase:
 
 
 PHASES = (
-    Phase("crops", 64, (1, 1), (0.3, 0.47), 0.44, 2400, 32),
-    Phase("pairs", 96, (1, 2), (0.2, 0.45), 0.2, 1600, 20),
-    Phase("scenes", shapes.SIZE, (2, 5), (0.13, 0.25), 0.1, 600, 6),
+    Phase("crops", 64, (1, 1), (0.3, 0.47), 0.44, 1000, 32),
+    Phase("pairs", 96, (1, 2), (0.2, 0.45), 0.2, 800, 20),
+    Phase("scenes", 192, (2, 5), (0.13, 0.25), 0.1, 800, 8),
 )
 
 
@@ -262,31 +266,40 @@ def evaluate(backbone: CLIPConvNeXt, tokenizer, phases, count: int, seed: int) -
 
 
 def build(seed: int):
-    """The model, the readout and the optimiser at the start of the training."""
+    """The model, the readout and the optimizers at the start of the training."""
     torch.manual_seed(seed)
     clip = build_clip(NAME)
+    # timm's initial values are for wide and very deep towers. Here its layer scale of 1e-6 would shut
+    # the blocks, and weights of 0.02 leave GELU linear, for hundreds of steps.
     for name, parameter in clip.visual.named_parameters():
         if name.endswith("gamma"):
-            # timm's 1e-6 is for very deep towers; it would shut the blocks for hundreds of steps.
             nn.init.constant_(parameter, 0.5)
+        elif parameter.ndim > 1:
+            nn.init.trunc_normal_(parameter, std=parameter[0].numel() ** -0.5)
     clip.logit_scale.data.fill_(math.log(20.0))
     backbone = CLIPConvNeXt(clip=clip).to(memory_format=torch.channels_last)
     backbone.requires_grad_(True)  # the backbone freezes the text tower
     readout = WordReadout(clip.text_projection.shape[1])
-    parameters = [*backbone.parameters(), *readout.parameters()]
-    optimizer = torch.optim.AdamW(
+    matrices = {
+        parameter: None
+        for name, parameter in clip.visual.named_parameters()
+        if parameter.ndim > 1 and not name.startswith("trunk.stem")
+    }
+    others = [p for p in (*backbone.parameters(), *readout.parameters()) if p not in matrices]
+    adam = torch.optim.AdamW(
         [
-            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": 0.05},
-            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+            {"params": [p for p in others if p.ndim > 1], "weight_decay": 0.05},
+            {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0},
         ],
         betas=(0.9, 0.98),
+        fused=True,
     )
-    return backbone, readout, optimizer
+    return backbone, readout, (Muon(matrices, weight_decay=0.05), adam)
 
 
 def train(phases: list[Phase], args) -> None:
     """Train through the phases, going on where a state in the output folder says."""
-    backbone, readout, optimizer = build(args.seed)
+    backbone, readout, optimizers = build(args.seed)
     tokenizer = open_clip.get_tokenizer(NAME)
     prompts = Prompts(tokenizer)
     modules = nn.ModuleList([backbone, readout])
@@ -301,19 +314,22 @@ def train(phases: list[Phase], args) -> None:
                 "give the same options or another output folder."
             )
         modules.load_state_dict(state["modules"])
-        optimizer.load_state_dict(state["optimizer"])
+        for optimizer, content in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(content)
         done = state["step"]
     seconds, losses = time.monotonic(), []
     progress = tqdm(total=total, initial=done, unit="step", desc="CLIP")
     for step, (images, shares) in enumerate(batches(phases, done, args), start=done):
         torch.manual_seed(args.seed * 10**6 + step)  # so that a resumed run draws the same prompts
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(args.lr, step, total)
+        for optimizer, lr in zip(optimizers, (MUON_LR * args.lr, args.lr), strict=True):
+            optimizer.zero_grad()
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(lr, step, total)
         loss = training_loss(backbone, readout, prompts, images, shares)
-        optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(modules.parameters(), 1.0)
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         losses.append(loss.item())
         progress.update()
         progress.set_postfix(loss=f"{losses[-1]:.2f}")
@@ -326,8 +342,12 @@ def train(phases: list[Phase], args) -> None:
             }
             losses.clear()
             logger.info(json.dumps(figures))
-            state = {"modules": modules.state_dict(), "optimizer": optimizer.state_dict()}
-            content = {**state, "step": step + 1, "recipe": recipe}
+            content = {
+                "modules": modules.state_dict(),
+                "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+                "step": step + 1,
+                "recipe": recipe,
+            }
             write_whole(state_file, partial(torch.save, content))
     weights = {key: value.half() for key, value in backbone.clip.state_dict().items()}
     write_whole(args.output / "clip.pt", partial(torch.save, weights))

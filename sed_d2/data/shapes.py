@@ -92,7 +92,7 @@ TRAIN_CLASSES = CLASSES[: SEEN_IDS.stop]
 # Split -> the combinations that occur, the names asked for, the default number of scenes. The order
 # of the splits is part of the seed.
 SPLITS = {
-    "train": (SEEN_IDS, TRAIN_CLASSES, 2400),
+    "train": (SEEN_IDS, TRAIN_CLASSES, 3000),
     "val_seen": (SEEN_IDS, CLASSES, 200),
     "val_unseen": (UNSEEN_IDS, CLASSES, 200),
 }
