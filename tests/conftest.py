@@ -25,10 +25,19 @@ TINY = [
     *("MODEL.SEM_SEG_HEAD.KERNEL_SIZES", [3, 3, 3]),
     *("MODEL.DEVICE", "cpu", "DATASETS.TRAIN", (), "DATASETS.TEST", ()),
     *("INPUT.MIN_SIZE_TEST", 64, "INPUT.MIN_SIZE_TRAIN", (64,), "INPUT.CROP.SIZE", (64, 64)),
+    *("MODEL.CLIP.TEXT_CACHE_GB", 0),  # every test makes its own embeddings
 ]
 GOLDEN_NAMES = [
     "cat", "windowpane, window", "traffic light", "sky", "grass", "person, individual, someone"
 ]  # fmt: skip
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _torch_home(tmp_path_factory):
+    """Keeps what tests cache, and what the commands they run cache, out of the user's folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCH_HOME", str(tmp_path_factory.mktemp("torch_home")))
+        yield
 
 
 @pytest.fixture

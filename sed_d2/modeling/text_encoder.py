@@ -1,5 +1,6 @@
 """The prompt ensemble: class names -> (T, P, C) unit embeddings."""
 
+import logging
 from collections.abc import Sequence
 
 import open_clip
@@ -8,8 +9,15 @@ from open_clip.transformer import text_global_pool
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .text_cache import TextCache, TextKeys
+
+logger = logging.getLogger(__name__)
+
 #: The 80 ImageNet templates in open_clip's order, which is part of SED's weights.
 PROMPT_TEMPLATES = open_clip.OPENAI_IMAGENET_TEMPLATES
+
+# Classes embedded between two writes to the cache: what a killed process loses at most.
+_CLASSES_AT_ONCE = 64
 
 
 class TextEncoder:
@@ -21,12 +29,17 @@ class TextEncoder:
         clip: the open_clip model that holds the text tower.
         tokenizer: texts -> (N, context length) token ids, zero-padded.
         batch_size: prompts in one pass of the tower.
+        cache: where embeddings are kept between processes; None embeds at every call.
     """
 
-    def __init__(self, clip: nn.Module, tokenizer, batch_size: int = 256):
+    def __init__(
+        self, clip: nn.Module, tokenizer, batch_size: int = 256, cache: TextCache | None = None
+    ):
         self.clip = clip
         self.tokenizer = tokenizer
         self.batch_size = batch_size
+        self.cache = cache
+        self._keys = TextKeys(clip, tokenizer)
 
     @torch.no_grad()
     def __call__(self, classes: Sequence[Sequence[str]]) -> Tensor:
@@ -41,6 +54,25 @@ class TextEncoder:
         Returns:
             (T, P, C) float32 unit vectors on the tower's device.
         """
+        projection = self.clip.text_projection
+        text = torch.empty(
+            len(classes), len(PROMPT_TEMPLATES), projection.shape[1], dtype=projection.dtype
+        )
+        missing = list(range(len(classes)))
+        if self.cache is not None:
+            keys = self._keys(classes, PROMPT_TEMPLATES)
+            missing = [i for i in missing if not self.cache.read(keys[i], text[i])]
+            known = len(classes) - len(missing)
+            logger.info("%d of %d text embeddings are in %s", known, len(text), self.cache.folder)
+        for start in range(0, len(missing), _CLASSES_AT_ONCE):
+            part = missing[start : start + _CLASSES_AT_ONCE]
+            text[part] = self._embed_classes([classes[i] for i in part]).cpu()
+            if self.cache is not None:
+                self.cache.write({keys[i]: text[i] for i in part})
+        return text.to(projection.device)
+
+    def _embed_classes(self, classes: Sequence[Sequence[str]]) -> Tensor:
+        """(T, P, C) unit vectors by the tower."""
         names = list(dict.fromkeys(name for synonyms in classes for name in synonyms))
         prompts = [template(name) for name in names for template in PROMPT_TEMPLATES]
         by_name = dict(zip(names, self._embed(prompts).unflatten(0, (len(names), -1)), strict=True))
