@@ -19,11 +19,23 @@ def add_sed_config(cfg: CN) -> None:
     cfg.MODEL.CLIP.PRETRAINED = ""
     # Side of the square that images are stretched to in inference; a multiple of 32.
     cfg.MODEL.CLIP.RESOLUTION = 768
+    # Folder of the text embeddings of classes once asked for; "" is sed_d2/text in torch's hub
+    # folder (TORCH_HOME). Its files take at most TEXT_CACHE_GB in all (a class of the base model
+    # 205 KB), those not used for longest go first; 0 turns the cache off.
+    cfg.MODEL.CLIP.TEXT_CACHE = ""
+    cfg.MODEL.CLIP.TEXT_CACHE_GB = 2
+    # Whether training keeps only the inputs of the trunk's blocks and computes what is in them
+    # again in the backward pass: a fraction of the memory for a third more time.
+    cfg.MODEL.CLIP.CHECKPOINT = False
     # What of the image tower is trained: full, frozen, conv, mlp or last_stage.
     cfg.MODEL.CLIP_FINETUNE = "full"
     # Whether parameters that are missing, unexpected or of another shape in MODEL.WEIGHTS are an
     # error; False loads what fits and names the rest in the log.
     cfg.MODEL.WEIGHTS_STRICT = True
+
+    # The precision that inference computes the encoder and the decoder in: bfloat16, float16, or
+    # "" for float32. Training has SOLVER.AMP.
+    cfg.MODEL.AUTOCAST = ""
 
     head = cfg.MODEL.SEM_SEG_HEAD
     # Width of the embedded cost map, and of what each decoder level puts out.
@@ -31,12 +43,20 @@ def add_sed_config(cfg: CN) -> None:
     head.DECODER_DIMS = [64, 32, 16]
     # Width of the image guidance and of the cost guidance at each level.
     head.GUIDANCE_PROJ_DIMS = [32, 16, 8]
+    # Whether the skip path's gradient reaches the image tower: detached (the paper's) or attached;
+    # none gives the decoder zeros in place of the image's features.
+    head.GUIDANCE = "detached"
     # Depthwise kernel of spatial fusion at each level (odd).
     head.KERNEL_SIZES = [9, 9, 9]
     # Heads of class attention; divides HIDDEN_DIM and DECODER_DIMS.
     head.NUM_HEADS = 4
+    # The score that the heads give before training, in (0, 1); 0, as released, is about 0.5. About
+    # 1 / T makes short trainings faster.
+    head.PRIOR_PROB = 0.0
     # (height, width) of the cells that class attention averages over in training.
     head.POOLING_SIZES = [2, 2]
+    # As MODEL.CLIP.CHECKPOINT, for the decoder's levels.
+    head.CHECKPOINT = False
     # True leaves ignored pixels out of the loss; False, as released, counts them as negatives
     # of every class.
     head.MASK_IGNORED = False
@@ -59,6 +79,17 @@ def add_sed_config(cfg: CN) -> None:
     # classes that no pixel keeps are dropped.
     cfg.TEST.FAST_INFERENCE = False
     cfg.TEST.TOPK = 8
+    # Elements of a feature map that the decoder works on at a time, which bounds the memory of
+    # what it holds besides the features of all classes; 0 suits a CPU's caches (2 MB of float32)
+    # or, elsewhere, keeps a large device busy (128 MB).
+    cfg.TEST.CHUNK_ELEMENTS = 0
+    # Two approximations. PREREJECT decodes only that many classes, those that come nearest to
+    # being some position's best by their mean cosine, and the others score 0; the labels differ
+    # where a dropped class would have won. TEMPLATE_CHANNELS sees the 80 templates through that
+    # many principal components; the cost map's error is what the other components hold, none at
+    # 80. 0 turns them off.
+    cfg.TEST.PREREJECT = 0
+    cfg.TEST.TEMPLATE_CHANNELS = 0
     # Show images in their own aspect, with as many pixels, instead of stretching them to a square.
     cfg.TEST.KEEP_ASPECT = False
     # Test-time augmentation, TEST.AUG.ENABLED: the image at these multiples of RESOLUTION and,

@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 
 import open_clip
+import torch
 from detectron2.config import configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
@@ -83,10 +84,20 @@ class CLIPConvNeXt(Backbone):
     Args:
         clip: an open_clip model with a timm ConvNeXt image tower.
         finetune: what of the image tower is trained, a key of ``FINETUNE_PARTS``.
+        pretrained: whether ``clip`` has trained weights, which a SED checkpoint may then leave out.
+        checkpoints: in training, keep only the inputs of the trunk's blocks and compute the rest
+            again in the backward pass.
     """
 
     @configurable
-    def __init__(self, *, clip: nn.Module, finetune: str = "full"):
+    def __init__(
+        self,
+        *,
+        clip: nn.Module,
+        finetune: str = "full",
+        pretrained: bool = False,
+        checkpoints: bool = False,
+    ):
         super().__init__()
         if finetune not in FINETUNE_PARTS:
             raise ValueError(
@@ -94,6 +105,10 @@ class CLIPConvNeXt(Backbone):
                 f"{', '.join(FINETUNE_PARTS)}"
             )
         self.clip = clip
+        self.pretrained = pretrained
+        # The linear layers see the channels last in any case; so the convolutions need no copies.
+        clip.visual.to(memory_format=torch.channels_last)
+        clip.visual.trunk.set_grad_checkpointing(checkpoints)
         clip.requires_grad_(False)
         for name, parameter in clip.visual.named_parameters():
             parameter.requires_grad = any(part in name for part in FINETUNE_PARTS[finetune])
@@ -107,12 +122,14 @@ class CLIPConvNeXt(Backbone):
     @classmethod
     def from_config(cls, cfg, input_shape: ShapeSpec):
         """The arguments from ``cfg.MODEL.CLIP`` and ``cfg.MODEL.CLIP_FINETUNE``."""
-        # A full checkpoint brings CLIP's weights too, so they need no download.
-        full_checkpoint = cfg.MODEL.WEIGHTS and cfg.MODEL.WEIGHTS_STRICT
-        pretrained = "" if full_checkpoint else cfg.MODEL.CLIP.PRETRAINED
+        pretrained = cfg.MODEL.CLIP.PRETRAINED
+        if cfg.MODEL.WEIGHTS and cfg.MODEL.WEIGHTS_STRICT and not Path(pretrained).is_file():
+            pretrained = ""  # a full checkpoint brings CLIP's weights too; they need no download
         return {
             "clip": build_clip(cfg.MODEL.CLIP.NAME, pretrained),
             "finetune": cfg.MODEL.CLIP_FINETUNE,
+            "pretrained": bool(pretrained),
+            "checkpoints": cfg.MODEL.CLIP.CHECKPOINT,
         }
 
     @property
@@ -136,6 +153,7 @@ class CLIPConvNeXt(Backbone):
             head's norm and the tower's projection at every position, not of unit length.
         """
         visual = self.clip.visual
+        images = images.contiguous(memory_format=torch.channels_last)
         last, stages = visual.trunk.forward_intermediates(images)
         dense = visual.trunk.head.norm(last).permute(0, 2, 3, 1)  # (B, H/32, W/32, C')
         features = {f"res{i + 2}": stage for i, stage in enumerate(stages)}

@@ -1,12 +1,17 @@
 """The gradual fusion decoder and category early rejection (SED, sections 3.2 and 3.3)."""
 
-from collections.abc import Sequence
+import copy
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from .layers import FAM, SFM
+from .layers import FAM, SFM, conv_to_one
+from .spectral import spectral_conv
 
 
 class DecoderOutput(NamedTuple):
@@ -48,6 +53,79 @@ class FusionLevel(nn.Module):
         )
         self.sfm = SFM(dim, out_dim, guidance_dim)
 
+    def forward(
+        self,
+        x: Tensor,
+        cost: Tensor,
+        image_feature: Tensor,
+        pooling: tuple[int, int],
+        checkpoints: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """Decode one level in a form that can be differentiated.
+
+        Args:
+            x: (B * T, dim, H, W).
+            cost: (B * T, cost_dim, H, W), the cost map or the last level's cost guidance.
+            image_feature: (B, image_dim, 2H, 2W).
+            pooling: the (height, width) of class attention's cells.
+            checkpoints: keep the inputs of the level's three parts alone, and compute what is in
+                them again when it is differentiated.
+
+        Returns:
+            (B * T, out_dim, 2H, 2W), and this level's cost guidance (B * T, g, 2H, 2W).
+        """
+        run = partial(checkpoint, use_reentrant=False) if checkpoints else _call
+        x = run(self.fam.spatial, x.contiguous(memory_format=torch.channels_last))
+        x = run(self.fam.classes, x, len(image_feature), pooling)
+        return run(self._fuse, x, cost, image_feature)
+
+    def _fuse(self, x: Tensor, cost: Tensor, image_feature: Tensor) -> tuple[Tensor, Tensor]:
+        shared = self.sfm.shared(self.image_guidance(image_feature))
+        cost = self.cost_guidance(cost.contiguous(memory_format=torch.channels_last))
+        return self.sfm(x, shared, cost, self.sfm.composed_weight()), cost
+
+    def infer(
+        self,
+        x: Tensor,
+        cost_map: Tensor,
+        image_feature: Tensor,
+        *,
+        guide: nn.Module,
+        head: nn.Conv2d | None,
+        pooling: tuple[int, int],
+        chunk: int,
+    ) -> Tensor:
+        """The same for one image in bounded memory, without gradients.
+
+        Args:
+            x: (T, dim, H, W) in channels-last memory; it is overwritten.
+            cost_map: (T, P, H0, W0) in channels-last memory.
+            image_feature: (1, image_dim, 2H, 2W).
+            guide: the cost map -> this level's cost guidance.
+            head: what follows the last level.
+            pooling: the (height, width) of class attention's cells.
+            chunk: elements that are worked on at a time.
+
+        Returns:
+            (T, out_dim, 2H, 2W) in channels-last memory, or (T, 1, 2H, 2W) with a head.
+        """
+        shared = self.sfm.shared(self.image_guidance(image_feature))
+        self.fam.spatial.update_(x, chunk)
+        self.fam.classes.update_(x, pooling, chunk)
+        composed = self.sfm.composed_weight()
+        out_dim, height, width = (1 if head else shared.shape[1]), *shared.shape[-2:]
+        output = x.new_empty(len(x), height, width, out_dim).permute(0, 3, 1, 2)
+        classes = max(1, chunk // shared.numel())
+        parts = (tensor.split(classes) for tensor in (x, cost_map, output))
+        for x_part, cost, out in zip(*parts, strict=True):
+            y = self.sfm(x_part, shared, guide(cost), composed)
+            out.copy_(conv_to_one(y, head) if head else y)
+        return output
+
+
+def _call(function: Callable, *args):
+    return function(*args)
+
 
 class GradualFusionDecoder(nn.Module):
     """Cost map -> logits at eight times its resolution, in three levels.
@@ -60,6 +138,12 @@ class GradualFusionDecoder(nn.Module):
         image_dims: channels of the image features at each level (res4, res3, res2).
         kernel_sizes: depthwise kernel of FAM at each level.
         num_heads: heads of class attention.
+        prior_prob: the score that the untrained heads give, in (0, 1); 0 leaves torch's, about 0.5.
+        chunk_elements: in inference, the elements of a feature map that are worked on at a time;
+            0 chooses for the device. Besides some maps of that size only the cost map and a
+            level's input and output are held for all classes, 2.1 MB a class at 24×24.
+        checkpoints: in training, keep only the inputs of the levels' parts and compute the rest
+            again in the backward pass.
     """
 
     def __init__(
@@ -71,8 +155,18 @@ class GradualFusionDecoder(nn.Module):
         image_dims: Sequence[int],
         kernel_sizes: Sequence[int],
         num_heads: int,
+        prior_prob: float = 0.0,
+        chunk_elements: int = 0,
+        checkpoints: bool = False,
     ):
         super().__init__()
+        if chunk_elements < 0:
+            raise ValueError(
+                f"TEST.CHUNK_ELEMENTS {chunk_elements} is negative: use a number of elements, or 0 "
+                "to let the device choose"
+            )
+        self.chunk_elements = chunk_elements
+        self.checkpoints = checkpoints
         self.cost_conv = nn.Conv2d(num_templates, hidden_dim, 7, padding=3)
         dims = [hidden_dim, *decoder_dims]
         cost_dims = [num_templates, *guidance_dims]
@@ -89,6 +183,15 @@ class GradualFusionDecoder(nn.Module):
             for i in range(len(decoder_dims))
         )
         self.head = nn.Conv2d(dims[-1], 1, 3, padding=1)
+        if not 0 <= prior_prob < 1:
+            raise ValueError(
+                f"MODEL.SEM_SEG_HEAD.PRIOR_PROB {prior_prob} must be at least 0 and less than 1"
+            )
+        if prior_prob:
+            # Of T classes a pixel has one: heads that first have to learn that no class is likely
+            # learn late which one is (RetinaNet, arXiv 1708.02002, section 4.1).
+            for head in (*(level.aux_head for level in self.levels), self.head):
+                nn.init.constant_(head.bias, math.log(prior_prob / (1 - prior_prob)))
 
     def forward(
         self,
@@ -98,8 +201,11 @@ class GradualFusionDecoder(nn.Module):
         pooling: tuple[int, int],
         top_k: int = 0,
         auxiliary: bool = False,
+        basis: Tensor | None = None,
     ) -> DecoderOutput:
         """Decode a cost map.
+
+        In inference under autocast all of it is computed in autocast's precision.
 
         Args:
             cost_map: (B, T, P, H, W), cosine similarities.
@@ -108,13 +214,47 @@ class GradualFusionDecoder(nn.Module):
             top_k: classes that each pixel keeps before each level; 0 keeps all. Needs B = 1,
                 because survivors are an image's own.
             auxiliary: also return the auxiliary logits, computed on detached input.
+            basis: (P, r), where the cost map has r channels that stand for ``basis @ channels``
+                templates; None where it has the templates.
         """
+        parameters = {}
+        if basis is not None:
+            # Both layers that read the templates are linear: conv(basis @ x) = (conv basis) @ x.
+            link = self.levels[0].cost_guidance[0].weight
+            parameters[self.cost_conv.weight] = torch.einsum(
+                "ophw,pr->orhw", self.cost_conv.weight, basis
+            )
+            parameters[link] = torch.einsum("pohw,pr->rohw", link, basis)
+        device_type = cost_map.device.type
+        if not torch.is_grad_enabled() and torch.is_autocast_enabled(device_type):
+            # Autocast knows no function that works in place, and would cast weights chunk by chunk.
+            dtype = torch.get_autocast_dtype(device_type)
+            parameters = {p: parameters.get(p, p).to(dtype) for p in self.parameters()}
+            cost_map = cost_map.to(dtype)
+            image_features = [feature.to(dtype) for feature in image_features]
+            with torch.autocast(device_type, enabled=False):
+                decoder = with_parameters(self, parameters)
+                return decoder.decode(cost_map, image_features, pooling, top_k, auxiliary)
+        decoder = with_parameters(self, parameters) if parameters else self
+        return decoder.decode(cost_map, image_features, pooling, top_k, auxiliary)
+
+    def decode(
+        self,
+        cost_map: Tensor,
+        image_features: Sequence[Tensor],
+        pooling: tuple[int, int],
+        top_k: int,
+        auxiliary: bool,
+    ) -> DecoderOutput:
+        """:meth:`forward` in the precision of its parameters."""
         num_images, num_classes = cost_map.shape[:2]
         if top_k and num_images != 1:
             raise ValueError(f"early rejection works on one image at a time, not on {num_images}")
-        chunk = chunk_elements(cost_map)
-        cost_map = cost_map.flatten(0, 1)
-        x = by_class(self.cost_conv, chunk, cost_map)  # (B * T, hidden_dim, H, W)
+        chunk = self.chunk_elements or (1 << 19 if cost_map.device.type == "cpu" else 1 << 25)
+        if torch.is_grad_enabled() or num_images != 1:
+            chunk = 0
+        cost = cost_map.flatten(0, 1)
+        x = self.embed(cost, chunk)  # (B * T, hidden_dim, H, W)
         survivors = torch.arange(num_classes, device=x.device)
         aux_logits = []
         guide = nn.Identity()
@@ -123,70 +263,56 @@ class GradualFusionDecoder(nn.Module):
                 logits = level.aux_head(x.detach())  # (B * T, 1, H, W)
                 aux_logits.append(logits.view(num_images, -1, *logits.shape[-2:]))
             if top_k and top_k < len(x):
-                keep = union_of_top_k(by_class(level.aux_head, chunk, x)[:, 0], top_k)
-                x, cost_map, survivors = x[keep], cost_map[keep], survivors[keep]
-            # Detached: the skip path must not train the image encoder (SED, section 3.2).
-            shared = level.sfm.shared(level.image_guidance(image_feature.detach()))
-            # The cost guidance of a level is the chain of links up to it. Made anew for each few
-            # classes it costs little time, and no level's has to be kept for all of them.
-            guide = nn.Sequential(guide, level.cost_guidance)
-            head = self.head if level is self.levels[-1] else nn.Identity()
-            fuse = FuseClasses(level.sfm, shared, guide, head)
-            x = by_class(level.fam.spatial, chunk, x)
-            x = level.fam.classes(x, num_images, pooling, chunk)
-            x = by_class(fuse, chunk, x, cost_map)  # (B * T', out_dim, 2H, 2W)
-        logits = x.view(num_images, -1, *x.shape[-2:])
-        return DecoderOutput(logits, survivors, tuple(aux_logits))
+                keep = union_of_top_k(score(level.aux_head, x, chunk), top_k)
+                if len(keep) < len(x):
+                    x = x.permute(0, 2, 3, 1).index_select(0, keep).permute(0, 3, 1, 2)
+                    cost, survivors = cost.index_select(0, keep), survivors[keep]
+            if chunk:
+                # The chain of links up to this level: made anew for each few classes it costs
+                # little time, and no level's guidance has to be kept for all of them.
+                guide = nn.Sequential(guide, level.cost_guidance)
+                cost = cost.contiguous(memory_format=torch.channels_last)
+                x = level.infer(
+                    x,
+                    cost,
+                    image_feature,
+                    guide=guide,
+                    head=self.head if level is self.levels[-1] else None,
+                    pooling=pooling,
+                    chunk=chunk,
+                )
+            else:
+                x, cost = level(x, cost, image_feature, pooling, self.checkpoints)
+        logits = x if chunk else self.head(x)
+        return DecoderOutput(
+            logits.view(num_images, -1, *logits.shape[-2:]), survivors, tuple(aux_logits)
+        )
+
+    def embed(self, cost: Tensor, chunk: int) -> Tensor:
+        """The 7×7 convolution of (N, P, H, W), in channels-last memory."""
+        # Transforming the weights pays from about this many classes on. The transforms' rounding
+        # is float32's, so that half precision has to do without.
+        if chunk and len(cost) >= 16 and cost.dtype == torch.float32:
+            classes = max(32, chunk // cost[0].numel())
+            return spectral_conv(cost, self.cost_conv.weight, self.cost_conv.bias, classes)
+        x = self.cost_conv(cost.contiguous(memory_format=torch.channels_last))
+        return x.contiguous(memory_format=torch.channels_last)
 
 
-class FuseClasses:
-    """SFM of some classes with what all of them share, and after the last level the head."""
-
-    def __init__(self, sfm: SFM, shared: Tensor, guide: nn.Module, head: nn.Module):
-        self.sfm, self.shared, self.guide, self.head = sfm, shared, guide, head
-        self.composed = sfm.composed_weight()
-
-    def __call__(self, x: Tensor, cost_map: Tensor) -> Tensor:
-        """(N, dim, H, W) and (N, P, H0, W0) -> (N, out_dim or 1, 2H, 2W)."""
-        return self.head(self.sfm(x, self.shared, self.guide(cost_map), self.composed))
+def with_parameters(module: nn.Module, parameters: dict[Tensor, Tensor]) -> nn.Module:
+    """The same module with other tensors in place of some parameters; the module stays as it is."""
+    twin = copy.copy(module)
+    twin._parameters = {k: parameters.get(p, p) for k, p in module._parameters.items()}
+    twin._modules = {k: with_parameters(m, parameters) for k, m in module._modules.items()}
+    return twin
 
 
-def chunk_elements(cost_map: Tensor) -> int:
-    """The elements of a feature map that inference works on at a time; 0 for all at once.
-
-    A CPU is fastest while a few classes stay in its caches; other devices want large pieces, that
-    bound the memory. An image's classes are independent but in class attention, so that a batch
-    of several images is not cut.
-    """
-    if torch.is_grad_enabled() or len(cost_map) != 1:
-        return 0
-    return 1 << 19 if cost_map.device.type == "cpu" else 1 << 25
-
-
-def by_class(function, chunk: int, *tensors: Tensor) -> Tensor:
-    """``function(*tensors)`` for some classes at a time, in channels-last memory.
-
-    Args:
-        function: maps (N, ...) tensors to one (N, ...) tensor, each class on its own.
-        chunk: the elements of the first tensor at a time (at least one class); 0 for all.
-        tensors: (N, C, H, W).
-    """
-    classes = max(1, chunk // tensors[0][0].numel()) if chunk else len(tensors[0])
-    output = None
-    for start in range(0, len(tensors[0]), classes):
-        parts = (tensor[start : start + classes] for tensor in tensors)
-        part = function(*(p.contiguous(memory_format=torch.channels_last) for p in parts))
-        if classes >= len(tensors[0]):
-            return part
-        if output is None:
-            output = torch.empty(
-                (len(tensors[0]), *part.shape[1:]),
-                dtype=part.dtype,
-                device=part.device,
-                memory_format=torch.channels_last,
-            )
-        output[start : start + classes] = part
-    return output
+def score(head: nn.Conv2d, x: Tensor, chunk: int) -> Tensor:
+    """An auxiliary head's logits (T, H, W) of (T, C, H, W)."""
+    if not chunk:
+        return head(x)[:, 0]
+    parts = x.split(max(1, chunk // x[0].numel()))
+    return torch.cat([conv_to_one(part, head)[:, 0] for part in parts])
 
 
 def union_of_top_k(logits: Tensor, k: int) -> Tensor:

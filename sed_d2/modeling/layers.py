@@ -2,11 +2,77 @@
 
 Every part sees the classes of an image as a batch: ``(N, C, H, W)`` with N = B * T, in
 channels-last memory, so that the linear layers work on ``(N, H, W, C)`` without a copy.
+
+``forward`` is what training differentiates. ``update_`` and ``infer`` are the same functions for
+inference: they work in place on a few classes or positions at a time, since what leaves the
+processor's caches, or is allocated anew, costs more time than the arithmetic.
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+
+def add_mlp_(
+    x: Tensor,
+    y: Tensor,
+    first: nn.Linear,
+    activation_: Callable[[Tensor], Tensor],
+    weight: Tensor,
+    bias: Tensor,
+    chunk: int,
+) -> None:
+    """``x += activation(first(y)) @ weight.T + bias``, some rows at a time.
+
+    Args:
+        x: (rows, C), changed in place.
+        y: (rows, C).
+        first: C -> hidden width.
+        activation_: works in place.
+        weight: (C, hidden width).
+        bias: (C,).
+        chunk: elements of the hidden layer that are held at a time.
+    """
+    rows = max(1, min(len(x), chunk // first.out_features))
+    buffer = y.new_empty(rows, first.out_features)
+    for x_part, y_part in zip(x.split(rows), y.split(rows), strict=True):
+        hidden = buffer[: len(y_part)]
+        torch.addmm(first.bias, y_part, first.weight.T, out=hidden)
+        activation_(hidden)
+        x_part.addmm_(hidden, weight.T).add_(bias)
+
+
+def conv_to_one(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """A 3×3 convolution to one channel, for inference.
+
+    In float32 the taps are nine outputs of a linear layer, shifted and added: a convolution with
+    so few output channels leaves most of a vector unit idle. In half precision nine roundings
+    would show.
+
+    Args:
+        x: (N, C, H, W).
+        conv: padded by 1.
+
+    Returns:
+        (N, 1, H, W).
+    """
+    if x.dtype != torch.float32:
+        return conv(x)
+    height, width = x.shape[-2:]
+    weight = conv.weight[0].permute(1, 2, 0).flatten(0, 1).contiguous()  # (9, C)
+    taps = weight @ x.flatten(2)  # (N, 9, H * W)
+    taps = taps.unflatten(2, (height, width))
+    y = taps[:, 4] + conv.bias
+    for tap in (0, 1, 2, 3, 5, 6, 7, 8):
+        down, right = tap // 3 - 1, tap % 3 - 1
+        top, bottom = max(0, -down), height - max(0, down)
+        left, end = max(0, -right), width - max(0, right)
+        y[:, top:bottom, left:end] += taps[
+            :, tap, top + down : bottom + down, left + right : end + right
+        ]
+    return y.unsqueeze(1)
 
 
 class ConvNeXtBlock(nn.Module):
@@ -26,11 +92,28 @@ class ConvNeXtBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, H, W)."""
         y = self.norm(self.dwconv(x).permute(0, 2, 3, 1))  # (N, H, W, C)
-        y = F.gelu(self.pwconv1(y))
-        # gamma * (W y + b) = (gamma W) y + gamma b: scale the small weight, not the large result.
-        weight = self.gamma.unsqueeze(1) * self.pwconv2.weight
-        y = F.linear(y, weight, self.gamma * self.pwconv2.bias)
+        y = F.linear(F.gelu(self.pwconv1(y)), *self.scaled_pwconv2())
         return x + y.permute(0, 3, 1, 2)
+
+    def scaled_pwconv2(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias of ``gamma * pwconv2``.
+
+        gamma * (W y + b) = (gamma W) y + gamma b: scale the small weight, not the large result.
+        """
+        return self.gamma.unsqueeze(1) * self.pwconv2.weight, self.gamma * self.pwconv2.bias
+
+    def update_(self, x: Tensor, chunk: int) -> None:
+        """:meth:`forward` in place.
+
+        Args:
+            x: (N, C, H, W) in channels-last memory.
+            chunk: elements that are worked on at a time (at least one class).
+        """
+        weight, bias = self.scaled_pwconv2()
+        for part in x.split(max(1, chunk // x[0].numel())):
+            y = self.norm(self.dwconv(part).permute(0, 2, 3, 1)).flatten(0, 2)  # (n * H * W, C)
+            rows = part.permute(0, 2, 3, 1).view(y.shape)
+            add_mlp_(rows, y, self.pwconv1, torch.ops.aten.gelu_, weight, bias, chunk)
 
 
 class LinearAttention(nn.Module):
@@ -60,8 +143,8 @@ class LinearAttention(nn.Module):
         layers = (self.q, self.k, self.v)
         weight = torch.cat([layer.weight for layer in layers])
         bias = torch.cat([layer.bias for layer in layers])
-        qkv = F.linear(x, weight, bias).view(*x.shape[:3], 3, self.num_heads, -1)
         # (3, B * S * heads, T, d): each head of each position is one matrix of T tokens.
+        qkv = F.linear(x, weight, bias).view(*x.shape[:3], 3, self.num_heads, -1)
         qkv = qkv.permute(3, 0, 2, 4, 1, 5).flatten(1, 3)
         q, k = (F.elu(qkv[:2]) + 1).unbind()
         # Numerator q (K^T V) and normaliser q sum(K) + eps, both divided by T, so that no sum
@@ -73,6 +156,42 @@ class LinearAttention(nn.Module):
         normaliser = torch.bmm(q, k.mean(dim=1).unsqueeze(2)).float() + self.eps / tokens
         y = (y / normaliser).to(y.dtype).view(batch, positions, self.num_heads, tokens, -1)
         return y.permute(0, 3, 1, 2, 4).reshape(x.shape)
+
+    def joined(self, tokens: int) -> tuple[Tensor, Tensor]:
+        """Weight and bias of q, k and v as one layer, for :meth:`add_` on T tokens.
+
+        v is divided by T, as in :meth:`forward`, and each of its heads has one more output, which
+        is always 1 / T: what the products make of it is the normaliser.
+        """
+        dim = self.v.in_features
+        weight = self.v.weight.view(self.num_heads, -1, dim)
+        weight = F.pad(weight, (0, 0, 0, 1)).flatten(0, 1) / tokens
+        bias = F.pad(self.v.bias.view(self.num_heads, -1), (0, 1), value=1.0).flatten() / tokens
+        return (
+            torch.cat([self.q.weight, self.k.weight, weight]),
+            torch.cat([self.q.bias, self.k.bias, bias]),
+        )
+
+    def add_(self, x: Tensor, y: Tensor, weight: Tensor, bias: Tensor) -> None:
+        """``x += forward(y)``, position by position, in place.
+
+        Args:
+            x: (S, T, C), contiguous.
+            y: (S, T, C), contiguous.
+            weight: see :meth:`joined`.
+            bias: see :meth:`joined`.
+        """
+        positions, tokens, dim = y.shape
+        head = dim // self.num_heads
+        qk, v = F.linear(y, weight, bias).tensor_split([2 * dim], dim=-1)
+        # elu(x) + 1 = exp(min(x, 0)) + max(x, 0)
+        qk = qk.clamp(max=0).exp_().add_(qk.clamp_min_(0))
+        x = x.view(positions, tokens, self.num_heads, head)
+        heads = zip(*(z.split(head, dim=-1) for z in qk.chunk(2, dim=-1)), strict=True)
+        for i, (q, k) in enumerate(heads):
+            kv = torch.bmm(k.transpose(1, 2), v[..., i * (head + 1) : (i + 1) * (head + 1)])
+            z = torch.bmm(q, kv)  # (S, T, d + 1)
+            x[:, :, i].addcdiv_(z[..., :-1], z[..., -1:].float() + self.eps / tokens)
 
 
 class ClassAttention(nn.Module):
@@ -89,39 +208,56 @@ class ClassAttention(nn.Module):
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.ReLU(), nn.Linear(4 * dim, dim))
 
-    def forward(
-        self, x: Tensor, num_images: int, pooling: tuple[int, int], chunk: int = 0
-    ) -> Tensor:
+    def forward(self, x: Tensor, num_images: int, pooling: tuple[int, int]) -> Tensor:
         """(B * T, C, H, W) -> the same shape.
 
         Args:
             x: the classes' features.
             num_images: B.
             pooling: the (height, width) of a cell.
-            chunk: in inference, the elements of x that attend at a time; 0 for all at once.
         """
-        size = x.shape[-2:]
         pooled = x if tuple(pooling) == (1, 1) else F.avg_pool2d(x, pooling)
         height, width = pooled.shape[-2:]
         y = pooled.permute(0, 2, 3, 1).reshape(num_images, -1, height * width, x.shape[1])
-        if torch.is_grad_enabled() or not chunk:
-            y = self.attend(y)
-        else:
-            # Positions are independent of one another, classes are not.
-            step = max(1, chunk // (y.shape[0] * y.shape[1] * y.shape[3]))
-            attended = torch.empty_like(y)
-            for part, out in zip(y.split(step, 2), attended.split(step, 2), strict=True):
-                out.copy_(self.attend(part))
-            y = attended
+        y = y + self.attention(self.norm1(y))
+        y = y + self.mlp(self.norm2(y))
         y = y.view(-1, height, width, x.shape[1]).permute(0, 3, 1, 2)
-        if (height, width) != size:
-            y = F.interpolate(y, size=size, mode="bilinear", align_corners=True)
+        if pooled is not x:
+            y = F.interpolate(y, size=x.shape[-2:], mode="bilinear", align_corners=True)
         return x + y
 
-    def attend(self, x: Tensor) -> Tensor:
-        """The transformer layer on (B, T, S, C); every position is on its own."""
-        x = x + self.attention(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
+    def update_(self, x: Tensor, pooling: tuple[int, int], chunk: int) -> None:
+        """:meth:`forward` in place, for one image.
+
+        Args:
+            x: (T, C, H, W) in channels-last memory.
+            pooling: the (height, width) of a cell.
+            chunk: elements that are worked on at a time (at least one position).
+        """
+        pools = tuple(pooling) != (1, 1)
+        tokens = (F.avg_pool2d(x, pooling) if pools else x).permute(0, 2, 3, 1)  # (T, h, w, C)
+        height, width = tokens.shape[1:3]
+        tokens = tokens.flatten(1, 2)
+        weight, bias = self.attention.joined(len(x))
+        first, _, second = self.mlp
+        # Positions are independent of one another, classes are not. A position's tokens side by
+        # side are matrices as they are, for each head, and stay in the cache.
+        tokens = tokens.transpose(0, 1)
+        for part in tokens.split(max(1, chunk // (len(x) * first.out_features))):
+            y = part.clone(memory_format=torch.contiguous_format)  # (S, T, C)
+            self.attention.add_(y, self.norm1(y), weight, bias)
+            rows = y.flatten(0, 1)
+            add_mlp_(rows, self.norm2(rows), first, F.relu_, second.weight, second.bias, chunk)
+            if pools:
+                part.copy_(y)
+            else:
+                part += y
+        if pools:
+            y = tokens.unflatten(0, (height, width)).permute(2, 3, 0, 1)
+            for x_part, y_part in zip(x.split(1), y.split(1), strict=True):
+                x_part += F.interpolate(
+                    y_part, size=x.shape[-2:], mode="bilinear", align_corners=True
+                )
 
 
 class FAM(nn.Module):
@@ -206,12 +342,13 @@ class SFM(nn.Module):
         """
         num_images, out_dim, height, width = shared.shape
         y = F.conv2d(cost_guidance, self.conv1_parts()[2], padding=1)
-        y = y.unflatten(0, (num_images, -1)).add_(shared.unsqueeze(1))
+        classes = len(x) // num_images
+        for i in range(num_images):
+            y[i * classes : (i + 1) * classes] += shared[i]
         # Rows i - 1 and i of x make row i of parity 0, rows i and i + 1 that of parity 1: with a
         # border of zeros, parity 1 is what the convolution gives one row further.
         up = F.conv2d(x, composed, padding=1)  # (N, 4 * out_dim, H + 1, W + 1)
         up = up.unflatten(1, (2, 2, out_dim))
-        y = y.flatten(0, 1)
         for r in range(2):
             for s in range(2):
                 part = up[:, r, s, :, r : r + height // 2, s : s + width // 2]

@@ -1,6 +1,7 @@
 """SED: preprocess -> backbone -> head -> losses or inference."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from itertools import groupby, islice
 
 import torch
@@ -13,8 +14,12 @@ from torch import Tensor, nn
 from ..checkpoint import rename_released_keys
 from ..vocabulary import Vocabulary
 from .losses import sem_seg_loss
+from .text_cache import build_text_cache
 from .text_encoder import TextEncoder
 from .views import View, ViewPlan, ViewScores, merged_labels, merged_scores
+
+#: The precisions of ``MODEL.AUTOCAST``.
+AUTOCAST = {"": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @META_ARCH_REGISTRY.register()
@@ -32,6 +37,8 @@ class SED(nn.Module):
         mask_ignored: leave ignored pixels out of the loss.
         top_k: early rejection keeps this many classes per pixel; 0 turns it off.
         vocabulary: the classes; can be set later.
+        autocast: the precision of inference, a key of ``AUTOCAST``; "" is that of the caller,
+            float32 outside of autocast.
     """
 
     @configurable
@@ -48,8 +55,14 @@ class SED(nn.Module):
         mask_ignored: bool = False,
         top_k: int = 0,
         vocabulary: Vocabulary | None = None,
+        autocast: str = "",
     ):
         super().__init__()
+        if autocast not in AUTOCAST:
+            raise ValueError(
+                f"MODEL.AUTOCAST '{autocast}' is unknown: use bfloat16, float16 or \"\" for float32"
+            )
+        self.autocast = AUTOCAST[autocast]
         self.backbone = backbone
         self.sem_seg_head = sem_seg_head
         self.text_encoder = text_encoder
@@ -73,12 +86,17 @@ class SED(nn.Module):
         return {
             "backbone": backbone,
             "sem_seg_head": build_sem_seg_head(cfg, backbone.output_shape()),
-            "text_encoder": TextEncoder(backbone.clip, get_tokenizer(cfg.MODEL.CLIP.NAME)),
+            "text_encoder": TextEncoder(
+                backbone.clip,
+                get_tokenizer(cfg.MODEL.CLIP.NAME),
+                cache=build_text_cache(cfg.MODEL.CLIP.TEXT_CACHE, cfg.MODEL.CLIP.TEXT_CACHE_GB),
+            ),
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "views": build_view_plan(cfg, backbone.size_divisibility),
             "ignore_value": head.IGNORE_VALUE,
             "mask_ignored": head.MASK_IGNORED,
+            "autocast": cfg.MODEL.AUTOCAST,
             "top_k": cfg.TEST.TOPK if cfg.TEST.FAST_INFERENCE else 0,
             "vocabulary": Vocabulary.of_any(cfg.DATASETS.TRAIN, head.TRAIN_CLASS_JSON),
         }
@@ -181,17 +199,25 @@ class SED(nn.Module):
                 results.append({"sem_seg": sem_seg})
         return results
 
+    def _precision(self):
+        """The context that inference computes in."""
+        if self.autocast is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self.autocast)
+
     def answers(
         self, cuts: Iterable[tuple[View, Tensor]], text: Tensor, batch_size: int
     ) -> Iterator[ViewScores]:
         """Segment views, up to ``batch_size`` of one size at a time, in their order."""
         for _, same_size in groupby(cuts, key=lambda cut: cut[0].size):
             while batch := list(islice(same_size, batch_size)):
-                features = self.backbone(torch.cat([cut for _, cut in batch]))
+                with self._precision():
+                    features = self.backbone(torch.cat([cut for _, cut in batch]))
                 for i, (view, _) in enumerate(batch):
                     # One view at a time: survivors are a view's own.
                     own = {name: feature[i : i + 1] for name, feature in features.items()}
-                    output = self.sem_seg_head(own, text, top_k=self.top_k)
+                    with self._precision():
+                        output = self.sem_seg_head(own, text, top_k=self.top_k)
                     scores = output.logits[0].float().sigmoid()  # (T', h, w)
                     yield ViewScores(view, scores, output.survivors)
 

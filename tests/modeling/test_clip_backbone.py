@@ -7,6 +7,7 @@ from sed_d2 import get_sed_cfg
 from sed_d2.checkpoint import rename_released_keys
 from sed_d2.modeling import SEDHead
 from sed_d2.modeling.clip_backbone import CLIPConvNeXt, build_clip
+from tools.plain import plain_copy, plain_encode
 
 from ..conftest import ROOT, released_shapes
 
@@ -43,6 +44,30 @@ def test_dense_embedding_of_one_position_is_clip_s_own():
     with torch.no_grad():
         dense = CLIPConvNeXt(clip=clip)(image)["embedding"]
         torch.testing.assert_close(dense[:, :, 0, 0], clip.encode_image(image))
+
+
+def test_channels_last_memory_changes_nothing():
+    clip = build_clip("shapes_convnext_atto")
+    plain = plain_copy(clip.visual)
+    backbone = CLIPConvNeXt(clip=clip).eval()
+    weight = clip.visual.trunk.stem[0].weight
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    images = torch.rand(2, 3, 64, 64)
+    ours, expected = backbone(images), plain_encode(plain.eval(), images)
+    assert ours.keys() == expected.keys()
+    for name, feature in expected.items():
+        torch.testing.assert_close(ours[name], feature, atol=1e-5, rtol=1e-5)
+    for features in (ours, expected):
+        sum(feature.square().mean() for feature in features.values()).backward()
+    theirs = dict(plain.named_parameters())
+    for name, parameter in clip.visual.named_parameters():
+        if parameter.grad is not None:
+            assert parameter.grad.stride() == parameter.stride(), name
+            torch.testing.assert_close(parameter.grad, theirs[name].grad, atol=1e-5, rtol=1e-4)
+    # Weights saved in either layout load into the other.
+    clip.visual.load_state_dict(plain.state_dict())
+    plain.load_state_dict(clip.visual.state_dict())
+    assert weight.is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize(

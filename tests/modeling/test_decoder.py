@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from sed_d2.modeling.decoder import GradualFusionDecoder, union_of_top_k
 from sed_d2.modeling.head import cost_map
-from sed_d2.modeling.layers import SFM, ClassAttention, LinearAttention
+from sed_d2.modeling.layers import SFM, ClassAttention, LinearAttention, conv_to_one
 from tools.plain import plain_decode
 
 
@@ -43,6 +43,32 @@ def test_linear_attention_survives_half_precision():
     assert y.dtype == torch.float16 and torch.isfinite(y).all()
 
 
+@torch.no_grad()
+def test_linear_attention_in_place():
+    torch.manual_seed(0)
+    attention = LinearAttention(8, 2)
+    x = 3 * torch.randn(1, 9, 5, 8)  # nine tokens at five positions
+    y = x[0].transpose(0, 1).contiguous()
+    attention.add_(y, y.clone(), *attention.joined(9))
+    torch.testing.assert_close(y.transpose(0, 1), (x + attention(x))[0])
+    attention = attention.half()
+    torch.nn.init.constant_(attention.q.bias, -20)
+    torch.nn.init.constant_(attention.k.bias, 300)
+    y = torch.zeros(2, 847, 8).half()
+    attention.add_(y, torch.randn(2, 847, 8).half(), *attention.joined(847))
+    assert y.dtype == torch.float16 and torch.isfinite(y).all()
+
+
+@pytest.mark.parametrize("dim", [4, 16])
+@torch.no_grad()
+def test_convolution_to_one_channel(dim):
+    torch.manual_seed(0)
+    conv = torch.nn.Conv2d(dim, 1, 3, padding=1)
+    for size in ((5, 4), (1, 3)):
+        x = torch.randn(2, dim, *size).contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(conv_to_one(x, conv), conv(x), atol=1e-5, rtol=1e-5)
+
+
 def test_class_attention_pools_and_comes_back_to_size():
     torch.manual_seed(0)
     layer = ClassAttention(8, 2)
@@ -72,8 +98,8 @@ def test_it_answers_as_its_plain_form(pooling):
     torch.manual_seed(0)
     decoder = GradualFusionDecoder(80, 32, [32, 16, 16], [16, 8, 8], [8, 8, 8], [5, 7, 9], 4)
     features = [torch.randn(1, 8, s, s) for s in (16, 32, 64)]
-    # 8 * 8 * 32 elements of 300 classes are more than one chunk.
-    cost = torch.rand(1, 300, 80, 8, 8)
+    # 64 * 64 * 32 elements of some classes are more than one chunk.
+    cost = torch.rand(1, 40, 80, 8, 8)
     for top_k in (0, 2):
         output = decoder(cost, features, pooling=(pooling, pooling), top_k=top_k)
         logits, survivors = plain_decode(decoder, cost, features, (pooling, pooling), top_k)
@@ -83,6 +109,44 @@ def test_it_answers_as_its_plain_form(pooling):
         whole = decoder(cost[:, :5], features, pooling=(pooling, pooling)).logits
     few = decoder(cost[:, :5], features, pooling=(pooling, pooling)).logits
     torch.testing.assert_close(few, whole, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_the_memory_budget_changes_nothing():
+    torch.manual_seed(0)
+    features = [torch.randn(1, 8, s, s) for s in (4, 8, 16)]
+    cost = torch.rand(1, 20, 80, 2, 2)
+    outputs = []
+    for chunk in (0, 1, 1000):
+        torch.manual_seed(1)
+        decoder = GradualFusionDecoder(
+            80, 16, [16, 16, 16], [4, 4, 4], [8, 8, 8], [3, 3, 3], 4, chunk_elements=chunk
+        )
+        outputs.append(decoder(cost, features, pooling=(1, 1)).logits)
+    for other in outputs[1:]:
+        torch.testing.assert_close(other, outputs[0], atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match="TEST.CHUNK_ELEMENTS -1 is negative"):
+        GradualFusionDecoder(80, 16, [16], [4], [8], [3], 4, chunk_elements=-1)
+
+
+@pytest.mark.parametrize("dtype, agreement", [(torch.bfloat16, 0.85), (torch.float16, 0.97)])
+@torch.no_grad()
+def test_half_precision(dtype, agreement):
+    torch.manual_seed(0)
+    decoder = GradualFusionDecoder(80, 16, [16, 16, 16], [4, 4, 4], [8, 8, 8], [3, 3, 3], 4)
+    features = [torch.randn(1, 8, s, s) for s in (4, 8, 16)]
+    cost = torch.rand(1, 20, 80, 2, 2)
+    whole = decoder(cost, features, pooling=(1, 1)).logits
+    before = [p.dtype for p in decoder.parameters()]
+    for pooling, top_k in (((1, 1), 0), ((2, 2), 3)):
+        with torch.autocast("cpu", dtype=dtype):
+            output = decoder(cost, features, pooling=pooling, top_k=top_k)
+            assert torch.is_autocast_enabled("cpu")
+        assert output.logits.dtype == dtype and torch.isfinite(output.logits).all()
+        if not top_k:
+            same = output.logits[0].argmax(0) == whole[0].argmax(0)
+            assert same.float().mean() > agreement
+    assert [p.dtype for p in decoder.parameters()] == before
 
 
 def test_early_rejection_is_an_image_s_own():

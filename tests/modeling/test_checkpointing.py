@@ -1,0 +1,113 @@
+"""Gradient checkpointing: the same losses and gradients from less memory."""
+
+from contextlib import contextmanager
+
+import torch
+import torch.utils.checkpoint
+
+from sed_d2.modeling import decoder as decoder_module
+from sed_d2.modeling.clip_backbone import CLIPConvNeXt, build_clip
+from sed_d2.modeling.decoder import GradualFusionDecoder
+
+
+class Kept:
+    """Counts the bytes that autograd and checkpoints keep for the backward pass."""
+
+    def __init__(self, monkeypatch, *parameters):
+        self.storages = {}
+        self.ignored = {p.untyped_storage().data_ptr() for p in parameters}
+        original = torch.utils.checkpoint.checkpoint
+
+        def checkpoint(function, *args, **kwargs):
+            for arg in args:
+                if torch.is_tensor(arg):
+                    self.keep(arg)
+            return original(function, *args, **kwargs)
+
+        for module in (decoder_module, torch.utils.checkpoint):  # timm asks for the latter
+            monkeypatch.setattr(module, "checkpoint", checkpoint)
+
+    def keep(self, tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in self.ignored:
+            # Held, so that no later tensor gets the same address.
+            self.storages[storage.data_ptr()] = storage
+        return tensor
+
+    @contextmanager
+    def count(self):
+        self.storages.clear()
+        with torch.autograd.graph.saved_tensors_hooks(self.keep, lambda tensor: tensor):
+            yield
+        self.bytes = sum(storage.nbytes() for storage in self.storages.values())
+
+
+def gradients(module):
+    found = {n: p.grad.clone() for n, p in module.named_parameters() if p.grad is not None}
+    module.zero_grad()
+    return found
+
+
+def assert_same(ours, plain):
+    assert ours.keys() == plain.keys()
+    for name, gradient in plain.items():
+        torch.testing.assert_close(ours[name], gradient, atol=1e-6, rtol=1e-6)
+
+
+def test_the_trunk(monkeypatch):
+    clip = build_clip("shapes_convnext_atto")
+    images = torch.rand(2, 3, 64, 64)
+    kept = Kept(monkeypatch, *clip.parameters())
+    runs = []
+    for checkpoints in (False, True):
+        backbone = CLIPConvNeXt(clip=clip, checkpoints=checkpoints).train()
+        torch.manual_seed(0)  # drop path
+        with kept.count():
+            features = backbone(images)
+        loss = sum(feature.square().mean() for feature in features.values())
+        loss.backward()
+        runs.append((loss.item(), gradients(clip), kept.bytes))
+    assert runs[0][0] == runs[1][0]
+    assert_same(runs[1][1], runs[0][1])
+    assert runs[1][2] <= 0.55 * runs[0][2]
+
+
+def test_the_decoder(monkeypatch):
+    torch.manual_seed(0)
+    runs = []
+    decoder = GradualFusionDecoder(80, 32, [32, 16, 16], [16, 8, 8], [8, 8, 8], [5, 5, 5], 4)
+    kept = Kept(monkeypatch, *decoder.parameters())
+    cost = torch.rand(2, 3, 80, 8, 8, requires_grad=True)
+    features = [torch.randn(2, 8, side, side) for side in (16, 32, 64)]
+    for checkpoints in (False, True):
+        decoder.checkpoints = checkpoints
+        with kept.count():
+            output = decoder(cost, features, pooling=(2, 2), auxiliary=True)
+        loss = sum(logits.square().mean() for logits in (output.logits, *output.auxiliary))
+        loss.backward()
+        runs.append((loss.item(), {**gradients(decoder), "cost": cost.grad}, kept.bytes))
+        cost.grad = None
+    assert runs[0][0] == runs[1][0]
+    assert_same(runs[1][1], runs[0][1])
+    assert runs[1][2] <= 0.55 * runs[0][2]
+
+
+def test_the_keys_reach_both(tiny_model):
+    inputs = [
+        {"image": 255 * torch.rand(3, 64, 64), "sem_seg": torch.randint(0, 3, (64, 64))}
+        for _ in range(2)
+    ]
+    runs = []
+    for on in (False, True):
+        opts = ("MODEL.CLIP.CHECKPOINT", on, "MODEL.SEM_SEG_HEAD.CHECKPOINT", on)
+        model = tiny_model(*opts).train()
+        assert model.sem_seg_head.decoder.checkpoints is on
+        assert {stage.grad_checkpointing for stage in model.backbone.clip.visual.trunk.stages} == {
+            on
+        }
+        torch.manual_seed(0)
+        losses = model(inputs)
+        sum(losses.values()).backward()
+        runs.append(({n: x.item() for n, x in losses.items()}, gradients(model)))
+    assert runs[0][0] == runs[1][0]
+    assert_same(runs[1][1], runs[0][1])
