@@ -1,14 +1,76 @@
-"""The plain form of SED's decoder and text pass, for tests and benchmarks only.
+"""The plain form of SED, for tests and benchmarks only.
 
-The straightforward reading of the paper: all classes projected at all levels, guidance repeated
-for every class, contiguous memory, 77-token texts. It works on the parameters of the package's own
-modules, so both forms have the same weights by construction.
+The straightforward reading of the paper: timm's own forward, all classes projected at all levels,
+guidance repeated for every class, contiguous memory, 77-token texts, all scores held. It works on
+the parameters of the package's own modules, so both forms have the same weights by construction.
 """
+
+import copy
 
 import torch
 from open_clip import OPENAI_IMAGENET_TEMPLATES
 from torch import Tensor
 from torch.nn import functional as F
+
+
+def plain_copy(module):
+    """The module with parameters of its own in contiguous memory.
+
+    torch follows the layout of the weights too, so that a plain convolution with channels-last
+    weights would not be plain.
+    """
+    module = copy.deepcopy(module)
+    for tensor in (*module.parameters(), *module.buffers()):
+        tensor.data = tensor.data.contiguous()
+    return module
+
+
+@torch.no_grad()
+def plain_segment(visual, decoder, images: Tensor, text: Tensor, size, *, pooling, top_k: int = 0):
+    """Segment stretched images, one at a time, and hold all scores of all of them.
+
+    Args:
+        visual: open_clip's image tower.
+        decoder: the package's decoder.
+        images: (B, 3, R, R) of :func:`plain_preprocess`.
+        text: (T, P, C) unit vectors.
+        size: (height, width) of the output.
+        pooling: the (height, width) of class attention's cells.
+        top_k: early rejection keeps this many classes per pixel; 0 turns it off.
+
+    Returns:
+        (B, T, height, width) scores in [0, 1], 0 for rejected classes.
+    """
+    scores = torch.zeros(len(images), len(text), *size, device=images.device)
+    features = plain_encode(visual, images)
+    for i, own in enumerate(scores):
+        cost = plain_cost_map(features["embedding"][i : i + 1], text)
+        skips = [features[name][i : i + 1] for name in ("res4", "res3", "res2")]
+        logits, survivors = plain_decode(decoder, cost, skips, pooling, top_k)
+        own[survivors] = plain_upsample(logits, size)[0]
+    return scores
+
+
+def plain_preprocess(image: Tensor, mean: Tensor, std: Tensor, resolution: int) -> Tensor:
+    """(3, H, W) RGB in 0..255 -> (1, 3, resolution, resolution), normalised and stretched."""
+    image = ((image - mean) / std).unsqueeze(0)
+    size = (resolution, resolution)
+    return F.interpolate(image, size=size, mode="bilinear", align_corners=False)
+
+
+def plain_encode(visual, images: Tensor) -> dict[str, Tensor]:
+    """(B, 3, R, R) -> "res2" to "res5" and the dense "embedding", by timm's forward."""
+    last, stages = visual.trunk.forward_intermediates(images.contiguous())
+    dense = visual.head(visual.trunk.head.norm(last).permute(0, 2, 3, 1))
+    features = {f"res{i + 2}": stage for i, stage in enumerate(stages)}
+    features["embedding"] = dense.permute(0, 3, 1, 2).contiguous()
+    return features
+
+
+def plain_upsample(logits: Tensor, size) -> Tensor:
+    """(B, T, h, w) logits -> (B, T, *size) scores."""
+    scores = logits.float().sigmoid()
+    return F.interpolate(scores, size=tuple(size), mode="bilinear", align_corners=False)
 
 
 def plain_cost_map(embedding: Tensor, text: Tensor) -> Tensor:
@@ -27,14 +89,18 @@ def plain_decode(decoder, cost_map: Tensor, image_features, pooling=(1, 1), top_
     survivors = torch.arange(classes, device=x.device)
     for i, (level, feature) in enumerate(zip(decoder.levels, image_features, strict=True)):
         if top_k and top_k < len(x):
-            order = level.aux_head(x)[:, 0].argsort(dim=0, descending=True)
-            keep = order[:top_k].unique()
+            keep = plain_union_of_top_k(level.aux_head(x)[:, 0], top_k)
             x, survivors = x[keep], survivors[keep]
         image = level.image_guidance(feature).repeat_interleave(len(x) // batch, dim=0)
         x = plain_fam(level.fam, x, batch, pooling)
         x = plain_sfm(level.sfm, x, image, guidances[i][survivors] if top_k else guidances[i])
     logits = decoder.head(x)
     return logits.reshape(batch, -1, *logits.shape[-2:]), survivors
+
+
+def plain_union_of_top_k(logits: Tensor, k: int) -> Tensor:
+    """The classes among the k best of at least one pixel of (T, H, W), ascending."""
+    return logits.argsort(dim=0, descending=True)[:k].unique()
 
 
 def plain_fam(fam, x: Tensor, batch: int, pooling) -> Tensor:

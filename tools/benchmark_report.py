@@ -1,0 +1,228 @@
+"""What `tools/benchmark.py` prints and writes: tables, a plot, a page's section."""
+
+import re
+from itertools import groupby
+from pathlib import Path
+
+import matplotlib
+from tabulate import tabulate
+
+matplotlib.use("Agg")
+
+from matplotlib import pyplot  # noqa: E402  (the backend comes first)
+
+from tools.benchmark_floor import Machine, Work  # noqa: E402
+from tools.benchmark_levels import Level, fit_line, judge, speed_up, spread  # noqa: E402
+
+STAGE_HEADERS = (
+    "stage", "T", "mode", "dtype", "batch", "plain ms", "ours ms", "quartiles", "plain / ours",
+    "images/s", "peak plain MB", "peak ours MB", "survivors", "check", "floor ms", "ours / floor",
+)  # fmt: skip
+LEVEL_HEADERS = ("work", "plain s", "ours s", "plain / ours", "peak ours GB", "asked", "verdict")
+
+
+def level_rows(levels: list[Level], results: list[dict], machine: Machine, trained: bool):
+    """The table of levels, a list of cells for each."""
+    rows = []
+    for level, result in zip(levels, results, strict=True):
+        verdict = str(judge(level, result, machine.multiply_adds["float32"], trained))
+        if "error" in result:
+            rows.append([level.name, "", "", "", "", level.asked, verdict])
+            continue
+        ours, plain = result["ours"], result.get("plain")
+        rows.append(
+            [
+                level.name,
+                "" if plain is None else f"{spread(plain['seconds']).median:.3f}",
+                f"{spread(ours['seconds']).median:.3f}",
+                "" if plain is None else f"{speed_up(result):.2f}",
+                _scaled(ours["peak_bytes"], 1e9, 2),
+                level.asked,
+                verdict,
+            ]
+        )
+    return rows
+
+
+def stage_rows(results: list[dict], machine: Machine) -> list[list[str]]:
+    """The table of stages: a line for each case, and one for each part of the decoder."""
+    rows = []
+    for result in results:
+        case = result["case"]
+        names = [case["stage"], str(case["classes"] or ""), _mode(case), case["dtype"]]
+        names.append(str(case["batch"]))
+        if "error" in result:
+            rows.append([*names, "", "", result["error"], *[""] * 8])
+            continue
+        ours, plain = result["ours"], result.get("plain")
+        work = [Work(*part) for part in result["work"]]
+        rows.append(
+            [
+                *names,
+                *_times(plain and plain["seconds"], ours["seconds"]),
+                f"{case['batch'] / spread(ours['seconds']).median:.3g}",
+                _scaled(plain and plain["peak_bytes"], 1e6, 0),
+                _scaled(ours["peak_bytes"], 1e6, 0),
+                "/".join(map(str, result["survivors"])),
+                _checks(result["checks"]),
+                *_floor(sum(work, Work()), ours["seconds"], machine, case["dtype"]),
+            ]
+        )
+        for i, name in enumerate(result["part_names"]):
+            own = [parts[i] for parts in ours["parts"]]
+            theirs = plain and [parts[i] for parts in plain["parts"]]
+            rows.append(
+                [
+                    f"- {name}",
+                    *names[1:],
+                    *_times(theirs, own),
+                    *[""] * 5,
+                    *_floor(work[i], own, machine, case["dtype"]),
+                ]
+            )
+    return rows
+
+
+def curve_rows(results: list[dict]) -> list[list[str]]:
+    """Time and memory by vocabulary size, and the line through each mode's times."""
+    rows = []
+    for mode, points in curves(results).items():
+        sizes, seconds, peaks = zip(*points, strict=True)
+        line = fit_line(sizes, seconds)
+        fit = f"{1e3 * line.start:.1f} + {1e3 * line.slope:.3f} T ms, R² = {line.r_squared:.4f}"
+        for size, second, peak in points:
+            rows.append([mode, str(size), f"{1e3 * second:.1f}", _scaled(peak, 1e6, 0), fit])
+            fit = ""
+    return rows
+
+
+def curves(results: list[dict]) -> dict[str, list[tuple]]:
+    """Mode -> (T, median seconds, peak bytes) of our decoder."""
+    good = [result for result in results if "error" not in result]
+    return {
+        mode: [
+            (
+                result["case"]["classes"],
+                spread(result["ours"]["seconds"]).median,
+                result["ours"]["peak_bytes"],
+            )
+            for result in group
+        ]
+        for mode, group in groupby(good, key=lambda result: _mode(result["case"]))
+    }
+
+
+def render(report: dict, style: str) -> str:
+    """All tables of a report, with their titles; ``style`` is tabulate's."""
+    parts = [*report["notes"]]
+    for title, headers, rows in report["tables"]:
+        table = tabulate(rows, headers, style, disable_numparse=True)
+        parts.append(f"{'### ' if style == 'github' else ''}{title}\n\n{table}")
+    return "\n\n".join(parts)
+
+
+def plot(path: Path, stages: list[dict], curve: list[dict]) -> None:
+    """Two panels: the times of plain and ours, and our decoder's time by vocabulary size."""
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(13, 5.5), width_ratios=(3, 2))
+    both = [result for result in stages if "plain" in result]
+    labels = [_label(result["case"]) for result in both]
+    for offset, form, colour in ((-0.2, "plain", "tab:gray"), (0.2, "ours", "tab:blue")):
+        spreads = [spread(result[form]["seconds"]) for result in both]
+        places = [i + offset for i in range(len(both))]
+        left.barh(places, [s.median for s in spreads], 0.4, label=form, color=colour)
+        if spreads:
+            errors = [[s.median - s.low for s in spreads], [s.high - s.median for s in spreads]]
+            medians = [s.median for s in spreads]
+            left.errorbar(medians, places, xerr=errors, fmt="none", ecolor="black", elinewidth=1)
+    left.set_yticks(range(len(both)), labels, fontsize=7)
+    left.invert_yaxis()
+    left.set_xlabel("seconds (median and quartiles)")
+    if both:
+        left.set_xscale("log")
+        left.legend()
+    for mode, points in curves(curve).items():
+        sizes, seconds, _ = zip(*points, strict=True)
+        line = fit_line(sizes, seconds)
+        (marks,) = right.plot(sizes, seconds, "o", label=f"{mode}, R² = {line.r_squared:.4f}")
+        ends = [0, max(sizes)]
+        right.plot(ends, [line.start + line.slope * x for x in ends], color=marks.get_color())
+    right.set_xlabel("classes T")
+    right.set_ylabel("seconds of our decoder")
+    if curve:
+        right.legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def update_page(page: Path, mark: str, text: str) -> None:
+    """Replace what a page has between ``<!-- begin MARK -->`` and ``<!-- end MARK -->``.
+
+    Raises:
+        FileNotFoundError: there is no such page.
+        ValueError: the page has no such marks.
+    """
+    if not page.is_file():
+        raise FileNotFoundError(f"The page {page} does not exist; check the path.")
+    begin, end = (f"<!-- {word} {mark} -->" for word in ("begin", "end"))
+    content = page.read_text(encoding="utf-8")
+    pattern = re.compile(rf"(?<={re.escape(begin)}\n).*?(?={re.escape(end)})", re.DOTALL)
+    if not pattern.search(content):
+        raise ValueError(f"The page {page} has no lines '{begin}' and '{end}'; add them.")
+    page.write_text(pattern.sub(lambda _: f"\n{text}\n\n", content, count=1), encoding="utf-8")
+
+
+def summary(result: dict) -> str:
+    """A case and its times in a line."""
+    label = _label(result["case"])
+    if "error" in result:
+        return f"{label}: {result['error']}"
+    text = f"{label}: ours {spread(result['ours']['seconds']).median:.3f} s"
+    if "plain" in result:
+        plain = spread(result["plain"]["seconds"]).median
+        text += f", plain {plain:.3f} s, {speed_up(result):.2f} times"
+    return text
+
+
+def _label(case: dict) -> str:
+    parts = [case["stage"], _mode(case), f"T={case['classes']}" if case["classes"] else ""]
+    parts.append("" if case["dtype"] == "float32" else case["dtype"])
+    parts.append("" if case["batch"] == 1 else f"batch {case['batch']}")
+    return ", ".join(part for part in parts if part)
+
+
+def _mode(case: dict) -> str:
+    return case["mode"] if case["stage"] in ("decoder", "whole image") else ""
+
+
+def _times(plain: list[float] | None, ours: list[float]) -> list[str]:
+    own = spread(ours)
+    cells = [_milliseconds(own.median), f"{_milliseconds(own.low)}-{_milliseconds(own.high)}"]
+    if plain is None:
+        return ["", *cells, ""]
+    theirs = spread(plain).median
+    return [_milliseconds(theirs), *cells, f"{theirs / own.median:.2f}"]
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1e3 * seconds:.3f}" if seconds < 0.01 else f"{1e3 * seconds:.0f}"
+
+
+def _floor(work: Work, seconds: list[float], machine: Machine, dtype: str) -> list[str]:
+    least = machine.floor(work, dtype)
+    return [_milliseconds(least), f"{spread(seconds).median / least:.1f}"]
+
+
+def _scaled(number: int | None, unit: float, digits: int) -> str:
+    return "" if number is None else f"{number / unit:.{digits}f}"
+
+
+def _checks(checks: dict) -> str:
+    names = {
+        "argmax_equal": lambda x: f"labels {100 * x:.2f} %",
+        "max_difference": lambda x: f"scores {x:.0e}",
+        "relative_difference": lambda x: f"{x:.0e} of std",
+        "text_passes": lambda x: f"{x} text passes",
+        "plain_survivors": lambda x: f"plain keeps {'/'.join(map(str, x))}",
+    }
+    return ", ".join(show(checks[name]) for name, show in names.items() if name in checks)
