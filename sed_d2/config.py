@@ -50,6 +50,9 @@ def add_sed_config(cfg: CN) -> None:
     head.KERNEL_SIZES = [9, 9, 9]
     # Heads of class attention; divides HIDDEN_DIM and DECODER_DIMS.
     head.NUM_HEADS = 4
+    # Whether the auxiliary losses train nothing but their heads, as released. False supervises each
+    # level's features, without which a short training leaves early rejection blind.
+    head.DETACH_AUXILIARY = True
     # The score that the heads give before training, in (0, 1); 0, as released, is about 0.5. About
     # 1 / T makes short trainings faster.
     head.PRIOR_PROB = 0.0

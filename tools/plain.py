@@ -142,13 +142,12 @@ def plain_sfm(sfm, x: Tensor, image: Tensor, cost: Tensor) -> Tensor:
 
 def plain_text(clip, tokenizer, classes) -> Tensor:
     """(T, P, C) unit embeddings, one class and 77 tokens at a time."""
+    device = clip.positional_embedding.device
     embeddings = []
     for synonyms in classes:
+        prompts = [[t(name) for t in OPENAI_IMAGENET_TEMPLATES] for name in synonyms]
         of_names = [
-            F.normalize(
-                clip.encode_text(tokenizer([t(name) for t in OPENAI_IMAGENET_TEMPLATES])), dim=-1
-            )
-            for name in synonyms
+            F.normalize(clip.encode_text(tokenizer(texts).to(device)), dim=-1) for texts in prompts
         ]
         embeddings.append(F.normalize(torch.stack(of_names).mean(dim=0), dim=-1))
     return torch.stack(embeddings)

@@ -138,6 +138,7 @@ class GradualFusionDecoder(nn.Module):
         image_dims: channels of the image features at each level (res4, res3, res2).
         kernel_sizes: depthwise kernel of FAM at each level.
         num_heads: heads of class attention.
+        detach_auxiliary: whether the auxiliary logits are computed on detached input.
         prior_prob: the score that the untrained heads give, in (0, 1); 0 leaves torch's, about 0.5.
         chunk_elements: in inference, the elements of a feature map that are worked on at a time;
             0 chooses for the device. Besides some maps of that size only the cost map and a
@@ -155,6 +156,7 @@ class GradualFusionDecoder(nn.Module):
         image_dims: Sequence[int],
         kernel_sizes: Sequence[int],
         num_heads: int,
+        detach_auxiliary: bool = True,
         prior_prob: float = 0.0,
         chunk_elements: int = 0,
         checkpoints: bool = False,
@@ -167,6 +169,7 @@ class GradualFusionDecoder(nn.Module):
             )
         self.chunk_elements = chunk_elements
         self.checkpoints = checkpoints
+        self.detach_auxiliary = detach_auxiliary
         self.cost_conv = nn.Conv2d(num_templates, hidden_dim, 7, padding=3)
         dims = [hidden_dim, *decoder_dims]
         cost_dims = [num_templates, *guidance_dims]
@@ -213,7 +216,7 @@ class GradualFusionDecoder(nn.Module):
             pooling: the (height, width) of class attention's cells.
             top_k: classes that each pixel keeps before each level; 0 keeps all. Needs B = 1,
                 because survivors are an image's own.
-            auxiliary: also return the auxiliary logits, computed on detached input.
+            auxiliary: also return the auxiliary logits.
             basis: (P, r), where the cost map has r channels that stand for ``basis @ channels``
                 templates; None where it has the templates.
         """
@@ -260,7 +263,9 @@ class GradualFusionDecoder(nn.Module):
         guide = nn.Identity()
         for level, image_feature in zip(self.levels, image_features, strict=True):
             if auxiliary:
-                logits = level.aux_head(x.detach())  # (B * T, 1, H, W)
+                # As released the auxiliary losses train nothing but their heads.
+                own = x.detach() if self.detach_auxiliary else x
+                logits = level.aux_head(own)  # (B * T, 1, H, W)
                 aux_logits.append(logits.view(num_images, -1, *logits.shape[-2:]))
             if top_k and top_k < len(x):
                 keep = union_of_top_k(score(level.aux_head, x, chunk), top_k)

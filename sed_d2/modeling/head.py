@@ -84,6 +84,7 @@ class SEDHead(nn.Module):
             image_dims=[input_shape[name].channels for name in SKIP_FEATURES],
             kernel_sizes=head.KERNEL_SIZES,
             num_heads=head.NUM_HEADS,
+            detach_auxiliary=head.DETACH_AUXILIARY,
             prior_prob=head.PRIOR_PROB,
             chunk_elements=cfg.TEST.CHUNK_ELEMENTS,
             checkpoints=head.CHECKPOINT,
@@ -164,8 +165,9 @@ def nearest_classes(embedding: Tensor, text: Tensor, count: int) -> Tensor:
     """
     if len(embedding) != 1:
         raise ValueError(f"TEST.PREREJECT works on one image at a time, not on {len(embedding)}")
-    mean = text.mean(dim=1, keepdim=True)
-    cosine = cost_map(embedding.float(), mean).flatten(1).view(len(text), -1)  # (T, H * W)
+    with torch.autocast(embedding.device.type, enabled=False):
+        mean = text.mean(dim=1, keepdim=True)
+        cosine = cost_map(embedding.float(), mean).flatten(1).view(len(text), -1)  # (T, H * W)
     behind = (cosine - cosine.amax(dim=0)).amax(dim=1)  # 0 for the best of a position
     return behind.topk(count).indices.sort().values
 
@@ -185,7 +187,8 @@ def reduce_templates(text: Tensor, channels: int) -> tuple[Tensor, Tensor]:
     Returns:
         ``U^T text`` (T, r, C) and U (P, r), with orthonormal columns.
     """
-    gram = torch.einsum("tpc,tqc->pq", text, text)
-    # On the CPU in float64, which not every device has; eigenvalues ascend.
-    basis = torch.linalg.eigh(gram.cpu().double()).eigenvectors[:, -channels:].to(text)
-    return torch.einsum("pr,tpc->trc", basis, text), basis
+    with torch.autocast(text.device.type, enabled=False):
+        gram = torch.einsum("tpc,tqc->pq", text, text)
+        # On the CPU in float64, which not every device has; eigenvalues ascend.
+        basis = torch.linalg.eigh(gram.cpu().double()).eigenvectors[:, -channels:].to(text)
+        return torch.einsum("pr,tpc->trc", basis, text), basis

@@ -157,16 +157,16 @@ class LinearAttention(nn.Module):
         y = (y / normaliser).to(y.dtype).view(batch, positions, self.num_heads, tokens, -1)
         return y.permute(0, 3, 1, 2, 4).reshape(x.shape)
 
-    def joined(self, tokens: int) -> tuple[Tensor, Tensor]:
-        """Weight and bias of q, k and v as one layer, for :meth:`add_` on T tokens.
+    def joined(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias of q, k and v as one layer, for :meth:`add_`.
 
-        v is divided by T, as in :meth:`forward`, and each of its heads has one more output, which
-        is always 1 / T: what the products make of it is the normaliser.
+        Each head of v has one more output, which is always 1: what the products make of it is the
+        normaliser.
         """
         dim = self.v.in_features
         weight = self.v.weight.view(self.num_heads, -1, dim)
-        weight = F.pad(weight, (0, 0, 0, 1)).flatten(0, 1) / tokens
-        bias = F.pad(self.v.bias.view(self.num_heads, -1), (0, 1), value=1.0).flatten() / tokens
+        weight = F.pad(weight, (0, 0, 0, 1)).flatten(0, 1)
+        bias = F.pad(self.v.bias.view(self.num_heads, -1), (0, 1), value=1.0).flatten()
         return (
             torch.cat([self.q.weight, self.k.weight, weight]),
             torch.cat([self.q.bias, self.k.bias, bias]),
@@ -188,8 +188,11 @@ class LinearAttention(nn.Module):
         qk = qk.clamp(max=0).exp_().add_(qk.clamp_min_(0))
         x = x.view(positions, tokens, self.num_heads, head)
         heads = zip(*(z.split(head, dim=-1) for z in qk.chunk(2, dim=-1)), strict=True)
+        unused = y.new_empty(1)
         for i, (q, k) in enumerate(heads):
-            kv = torch.bmm(k.transpose(1, 2), v[..., i * (head + 1) : (i + 1) * (head + 1)])
+            own = v[..., i * (head + 1) : (i + 1) * (head + 1)]
+            # Divided by T, as in forward: a sum over many classes would overflow half precision.
+            kv = torch.baddbmm(unused, k.transpose(1, 2), own, beta=0, alpha=1 / tokens)
             z = torch.bmm(q, kv)  # (S, T, d + 1)
             x[:, :, i].addcdiv_(z[..., :-1], z[..., -1:].float() + self.eps / tokens)
 
@@ -238,7 +241,7 @@ class ClassAttention(nn.Module):
         tokens = (F.avg_pool2d(x, pooling) if pools else x).permute(0, 2, 3, 1)  # (T, h, w, C)
         height, width = tokens.shape[1:3]
         tokens = tokens.flatten(1, 2)
-        weight, bias = self.attention.joined(len(x))
+        weight, bias = self.attention.joined()
         first, _, second = self.mlp
         # Positions are independent of one another, classes are not. A position's tokens side by
         # side are matrices as they are, for each head, and stay in the cache.

@@ -102,3 +102,11 @@ def test_values_that_cannot_work_are_refused():
         head(pre_reject=-1)
     with pytest.raises(ValueError, match="TEST.TEMPLATE_CHANNELS 81 .* 80"):
         head(template_channels=81)
+
+
+def test_autocast_does_not_coarsen_what_is_approximated(inputs):
+    features, text = inputs
+    exact = [*reduce_templates(text, 4), nearest_classes(features["embedding"], text, 5)]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        under = [*reduce_templates(text, 4), nearest_classes(features["embedding"], text, 5)]
+    assert all(torch.equal(a, b) for a, b in zip(exact, under, strict=True))

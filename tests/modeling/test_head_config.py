@@ -56,3 +56,18 @@ def test_untrained_heads_give_the_prior(tiny_model):
 def test_a_prior_that_is_no_probability(tiny_model, prior):
     with pytest.raises(ValueError, match=rf"PRIOR_PROB {prior} must be"):
         tiny_model("MODEL.SEM_SEG_HEAD.PRIOR_PROB", prior)
+
+
+@pytest.mark.parametrize("detached", [True, False])
+def test_what_the_auxiliary_losses_train(tiny_model, detached):
+    """Only their heads, or also what lies before them."""
+    decoder = tiny_model("MODEL.SEM_SEG_HEAD.DETACH_AUXILIARY", detached).sem_seg_head.decoder
+    generator = torch.Generator().manual_seed(0)
+    sizes = [(160, 4), (80, 8), (40, 16)]
+    features = [torch.randn(1, dim, side, side, generator=generator) for dim, side in sizes]
+    cost = torch.randn(1, 3, 80, 2, 2, generator=generator)
+    output = decoder(cost, features, pooling=(1, 1), auxiliary=True)
+    sum(logits.sum() for logits in output.auxiliary).backward()
+    assert all(level.aux_head.weight.grad.abs().sum() > 0 for level in decoder.levels)
+    before = [decoder.cost_conv, *(level.sfm.conv1 for level in decoder.levels[:2])]
+    assert [layer.weight.grad is None for layer in before] == [detached] * 3
