@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 DEMO ?= output/demo
+QUICKSTART ?= output/quickstart
 VENV := .venv
 BIN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
@@ -10,14 +11,23 @@ UNFINISHED := $(VENV)/.unfinished
 # The stamp of a .venv whose Python no longer runs is worth nothing.
 $(shell [ ! -e $(STAMP) ] || $(BIN) -c "" 2>/dev/null || rm -f $(STAMP))
 
-.PHONY: help demo test lint clean
+# Names for the demo's images; some name combinations of words that no training image shows, and
+# some name nothing that is there.
+CLASSES ?= sand, brick, snow, water, wood, gravel, grass, sky, green star, white cross, \
+	yellow striped triangle, white striped circle, red striped cross, blue striped square, \
+	purple striped triangle, purple striped ring, white striped square, yellow striped circle, \
+	yellow striped ring, blue striped cross, purple circle, red circle, blue star, orange ring
+
+.PHONY: help demo quickstart weights test lint clean
 .DELETE_ON_ERROR:
 
 help:
-	@echo "make demo    train, evaluate and segment pictures on a small generated data set"
-	@echo "make test    lint and the whole test suite"
-	@echo "make lint    ruff: rules and formatting"
-	@echo "make clean   remove .venv, $(DEMO), caches and build products"
+	@echo "make demo        segment the pictures of demo/images with the embedded model"
+	@echo "make quickstart  train that model from nothing, in about an hour on two cores"
+	@echo "make weights     make what quickstart trained the embedded model"
+	@echo "make test        lint and the whole test suite"
+	@echo "make lint        ruff: rules and formatting"
+	@echo "make clean       remove .venv, $(DEMO), caches and build products"
 	@echo "All but clean set up .venv first; choose its Python by PYTHON=python3.12 (3.10 to 3.12)."
 
 # What an interrupted set-up left is made anew, since pip would trust half-written packages; a
@@ -36,16 +46,23 @@ $(STAMP): setup.py tools/install_detectron2.py
 	$(BIN) tools/install_detectron2.py
 	@rm -f $(UNFINISHED) && touch $@
 
-demo: export DETECTRON2_DATASETS := $(DEMO)/datasets
 demo: $(STAMP)
-	$(BIN) tools/make_shapes.py --train 64 --val 8
-	$(BIN) train_net.py --config-file configs/shapes_quickstart.yaml \
-		OUTPUT_DIR $(DEMO)/model SOLVER.MAX_ITER 20 SEED 1
-	$(BIN) train_net.py --config-file configs/shapes_quickstart.yaml --eval-only \
-		OUTPUT_DIR $(DEMO)/model MODEL.WEIGHTS $(DEMO)/model/model_final.pth
+	$(BIN) demo/demo.py --input demo/images --output $(DEMO) --classes "$(CLASSES)"
+
+# SED is trained by two processes of one thread each: the model is too small for two threads.
+quickstart: export DETECTRON2_DATASETS := $(QUICKSTART)/datasets
+quickstart: $(STAMP)
+	$(BIN) tools/make_shapes.py
+	$(BIN) tools/train_clip.py --output $(QUICKSTART)/clip
+	OMP_NUM_THREADS=1 $(BIN) train_net.py --config-file configs/shapes_quickstart.yaml --resume \
+		--num-gpus 2 OUTPUT_DIR $(QUICKSTART)/sed SEED 1 MODEL.DEVICE cpu \
+		MODEL.CLIP.PRETRAINED $(QUICKSTART)/clip/clip.pt
 	$(BIN) demo/demo.py --config-file configs/shapes_quickstart.yaml --input demo/images \
-		--output $(DEMO)/pictures --opts MODEL.WEIGHTS $(DEMO)/model/model_final.pth
-	@echo "The pictures are in $(DEMO)/pictures"
+		--output $(QUICKSTART)/pictures --opts MODEL.WEIGHTS $(QUICKSTART)/sed/model_final.pth
+
+# Makes what quickstart trained the embedded model.
+weights: $(STAMP)
+	$(BIN) tools/export_weights.py $(QUICKSTART)/sed/model_final.pth
 
 lint: $(STAMP)
 	$(BIN) -m ruff check .

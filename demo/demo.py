@@ -5,6 +5,7 @@ For each image two files are written: NAME_overlay.jpg, the image with its class
 legend of their shares, and NAME_labels.png, whose pixel values are the indices of the classes (8
 bits up to 256 classes, else 16).
 
+    python demo/demo.py --input demo/images --classes "red striped circle, blue star, grass, sand"
     python demo/demo.py --config-file configs/convnextB_768.yaml --input street.jpg photos/ \\
         --classes "car, traffic light, person|pedestrian, sky" --opts MODEL.WEIGHTS sed_base.pth
 """
@@ -21,6 +22,7 @@ from tqdm import tqdm
 from sed_d2 import Vocabulary, get_sed_cfg
 from sed_d2.cli import one_sentence, sentence
 from sed_d2.data.files import read_image
+from sed_d2.embedded import get_embedded_cfg, unknown_words
 from sed_d2.predictor import OpenVocabPredictor, Prediction
 from sed_d2.visualization import draw_overlay, label_map, percent, save_picture
 
@@ -36,7 +38,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         epilog="The exit code is 1 if an image could not be segmented; the others are done.",
     )
     add = parser.add_argument
-    add("--config-file", required=True, metavar="YAML", help="the config of the model")
+    add("--config-file", metavar="YAML",
+        help="the config of the model; default: the small embedded model, which knows coloured "
+        "shapes on textures, with its own weights")  # fmt: skip
     add("--input", required=True, nargs="+", metavar="PATH",
         help="image files, folders of images, and patterns such as 'photos/**/*.jpg'")  # fmt: skip
     add("--classes", metavar="NAMES",
@@ -56,7 +60,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; the exit code says whether all images were segmented."""
     args = parse_arguments(arguments)
-    cfg = get_sed_cfg(args.config_file, args.opts)
+    embedded = args.config_file is None
+    cfg = get_embedded_cfg(args.opts) if embedded else get_sed_cfg(args.config_file, args.opts)
     set_up_logging(args.verbose, cfg.MODEL.WEIGHTS_STRICT)
     vocabulary = None if args.classes is None else Vocabulary.parse(args.classes)
     images, problems = find_images(args.input)
@@ -74,6 +79,12 @@ def main(arguments: list[str] | None = None) -> int:
         print(
             "warning: the decoder's weights are random, so the labels mean nothing: name a "
             "checkpoint by --opts MODEL.WEIGHTS",
+            file=sys.stderr,
+        )
+    if embedded and (words := unknown_words(vocabulary or predictor.vocabulary)):
+        print(
+            f"note: the embedded model was not trained with {', '.join(map(repr, words))}; "
+            "it knows coloured shapes on textures, such as 'red striped circle' and 'grass'",
             file=sys.stderr,
         )
     done = segment(predictor, vocabulary, images, outputs)

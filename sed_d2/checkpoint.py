@@ -10,12 +10,15 @@ from detectron2.checkpoint import DetectionCheckpointer
 
 logger = logging.getLogger(__name__)
 
+CLIP_PREFIX = "backbone.clip."
+"""What the names of CLIP's parameters start with in a SED model."""
+
 
 def _released_prefixes() -> dict[str, str]:
     """Prefix of a key in a released checkpoint -> ours; of two that match the longer counts."""
     released, ours = "sem_seg_head.predictor.transformer.", "sem_seg_head.decoder."
     prefixes = {
-        "sem_seg_head.predictor.clip_model.": "backbone.clip.",
+        "sem_seg_head.predictor.clip_model.": CLIP_PREFIX,
         f"{released}conv1.": f"{ours}cost_conv.",
         f"{released}head.": f"{ours}head.",
     }
@@ -51,6 +54,8 @@ def rename_released_keys(state_dict: MutableMapping[str, Any]) -> None:
 
 class SEDCheckpointer(DetectionCheckpointer):
     """DetectionCheckpointer that reads no pickled code and, by default, tolerates no mismatch.
+
+    A file may leave out CLIP as a whole where the model has it from a file of CLIP's own.
 
     Args:
         model: the model to load into or save.
@@ -104,13 +109,18 @@ class SEDCheckpointer(DetectionCheckpointer):
 
     def _load_model(self, checkpoint: dict[str, Any]):
         rename_released_keys(checkpoint["model"])
+        has_clip = any(key.startswith(CLIP_PREFIX) for key in checkpoint["model"])
         result = super()._load_model(checkpoint)
         misshaped = {
             key: f"{key} ({tuple(found)} in the file, {tuple(wanted)} in the model)"
             for key, found, wanted in result.incorrect_shapes
         }
+        missing = [key for key in result.missing_keys if key not in misshaped]
+        if not has_clip and getattr(getattr(self.model, "backbone", None), "pretrained", False):
+            logger.info("'%s' has no CLIP: its weights are MODEL.CLIP.PRETRAINED's", self._path)
+            missing = [key for key in missing if not key.startswith(CLIP_PREFIX)]
         problems = {
-            "missing": [key for key in result.missing_keys if key not in misshaped],
+            "missing": missing,
             "unexpected": result.unexpected_keys,
             "misshaped": list(misshaped.values()),
         }

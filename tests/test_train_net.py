@@ -144,3 +144,14 @@ def test_a_missing_data_folder_is_one_sentence(tmp_path):
     assert result.returncode == 1 and "Traceback" not in result.stderr
     assert "nowhere/shapes/annotations_detectron2/train does not exist" in result.stderr
     assert "tools/make_shapes.py" in result.stderr
+
+
+def test_one_seed_gives_one_model(data_root, tmp_path):
+    """Two runs with the same seed end with the same weights, to the last bit."""
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        run(data_root, tmp_path / name, opts=["SOLVER.MAX_ITER", 2, "SEED", 3, "DATASETS.TEST", ()])
+    first, second = (weights(tmp_path / name / "model_final.pth") for name in ("first", "second"))
+    assert first["model"].keys() == second["model"].keys()
+    for key, value in first["model"].items():
+        assert torch.equal(value, second["model"][key]), key

@@ -269,8 +269,8 @@ def build(seed: int):
     """The model, the readout and the optimizers at the start of the training."""
     torch.manual_seed(seed)
     clip = build_clip(NAME)
-    # timm's initial values are for wide and very deep towers. Here its layer scale of 1e-6 would shut
-    # the blocks, and weights of 0.02 leave GELU linear, for hundreds of steps.
+    # timm's initial values are for wide and very deep towers. Here its layer scale of 1e-6 would
+    # shut the blocks, and weights of 0.02 leave GELU linear, for hundreds of steps.
     for name, parameter in clip.visual.named_parameters():
         if name.endswith("gamma"):
             nn.init.constant_(parameter, 0.5)

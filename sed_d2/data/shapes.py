@@ -101,22 +101,19 @@ SPLITS = {
 def distractors(count: int) -> tuple[str, ...]:
     """`count` names of things that no scene shows.
 
-    Every other one is made of the world's own words ("red grass", "blue striped wood", "star
-    ring"), until these run out; the others are everyday words (those of ADE20K-847).
+    They are everyday things (those of ADE20K-847 without the world's own words), every other one
+    with a colour and perhaps stripes ("red chair", "blue striped curtain").
 
     Raises:
         ValueError: if there are not that many.
     """
-    own = [
-        object_name(colour, pattern, ground)
-        for pattern, ground, colour in itertools.product(PATTERNS, BACKGROUNDS, COLOURS)
-    ]
-    own += [" ".join(pair) for pair in itertools.permutations([*BACKGROUNDS, *SHAPES], 2)]
     words = {word for name in CLASSES for word in name.split()}
     everyday = [synonyms[0] for synonyms in Vocabulary.builtin("ade20k_847").classes]
     everyday = [name for name in dict.fromkeys(everyday) if not words & set(name.split())]
-    mixed = itertools.chain.from_iterable(itertools.zip_longest(_shuffled(own), everyday))
-    names = [name for name in mixed if name is not None]
+    looks = itertools.cycle(itertools.product(COLOURS, PATTERNS))
+    things = zip(looks, _shuffled(everyday), strict=False)
+    coloured = [object_name(*look, name) for look, name in things]
+    names = list(itertools.chain.from_iterable(zip(coloured, everyday, strict=True)))
     if count > len(names):
         raise ValueError(f"{count} distractors were asked for, but the world has {len(names)}.")
     return tuple(names[:count])

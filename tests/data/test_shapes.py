@@ -177,9 +177,11 @@ def test_distractors_fill_a_vocabulary_of_hundreds():
     names = shapes.vocabulary_of_size(847)
     assert names[:92] == shapes.CLASSES
     assert len(Vocabulary.from_names(names)) == 847
-    own = {word for name in shapes.CLASSES for word in name.split()}
-    of_own_words = [name for name in names[92:] if set(name.split()) <= own]
-    assert 200 < len(of_own_words) < 600
+    words = {word for name in shapes.CLASSES for word in name.split()}
+    coloured = [name for name in names[92:] if name.split()[0] in shapes.COLOURS]
+    assert len(coloured) == 378  # every other one of 755
+    things = [name.split() for name in names[92:]]
+    assert all(thing[-1] not in words for thing in things)
     assert shapes.distractors(50) == names[92:142]
     with pytest.raises(ValueError, match="5000 distractors"):
         shapes.distractors(5000)

@@ -10,7 +10,8 @@ from detectron2.data import MetadataCatalog
 from PIL import Image
 
 from demo import demo
-from sed_d2 import Vocabulary
+from sed_d2 import Vocabulary, embedded
+from sed_d2.data import shapes
 from sed_d2.predictor import Prediction
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -235,3 +236,30 @@ def test_the_bundled_images_can_be_read():
     assert len(images) == 3 and problems == []
     for path in images:
         assert demo.read_image(path).shape == (256, 256, 3)
+
+
+def test_without_a_config_the_embedded_model_answers(tmp_path, capsys):
+    """The bundled image, the labels that it was drawn with, and words that the model never met."""
+    names = ["brick", "blue striped cross", "giraffe", "yellow striped ring", "water", "sand"]
+    names += ["purple circle", "yellow striped circle"]
+    output = tmp_path / "pictures"
+    image = ROOT / "demo" / "images" / "unseen_combinations.jpg"
+    arguments = ["--input", str(image), "--classes", ", ".join(names), "--output", str(output)]
+    assert demo.main(arguments) == 0
+    _, labels = shapes.make_scene(5008, "val_unseen")
+    found = np.asarray(Image.open(output / "unseen_combinations_labels.png"))
+    truth = np.array([names.index(name) if name in names else 255 for name in shapes.CLASSES])
+    assert (truth[labels] == found).mean() > 0.9
+    err = capsys.readouterr().err
+    assert "note: the embedded model was not trained with 'giraffe'; it knows" in err
+
+
+def test_damaged_embedded_weights_are_one_sentence(tmp_path, monkeypatch):
+    damaged = tmp_path / "shapes_sed.pth"
+    damaged.write_bytes(embedded.SED_FILE.read_bytes()[:-1])
+    monkeypatch.setattr(embedded, "SED_FILE", damaged)
+    with pytest.raises(
+        SystemExit, match=r"^error: .*shapes_sed.pth' is damaged: .*'make weights'$"
+    ):
+        demo.main(["--input", str(ROOT / "demo" / "images"), "--output", str(tmp_path / "none")])
+    assert not (tmp_path / "none").exists()
