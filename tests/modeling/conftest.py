@@ -1,4 +1,4 @@
-"""What the tests of cached text embeddings share."""
+"""What the tests of text embeddings share."""
 
 import copy
 
@@ -15,7 +15,10 @@ CLASSES = (("cat",), ("windowpane", "window"), ("sky",))  # four names
 
 @pytest.fixture(scope="module")
 def tower():
-    """An open_clip model that tells words apart; tests change copies of it only."""
+    """An open_clip model that tells words apart, unlike one with the usual initial values.
+
+    Tests change copies of it only.
+    """
     torch.manual_seed(0)
     model = build_clip("shapes_convnext_atto").eval()
     torch.nn.init.normal_(model.token_embedding.weight)

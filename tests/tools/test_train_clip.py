@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from sed_d2.data import shapes
+from sed_d2.data.clip_pictures import PHASES, Pictures, cell_shares
 from tools import train_clip
 
 FEW_STEPS = [
@@ -21,7 +22,7 @@ def test_cell_shares_count_the_classes_of_each_cell():
     labels = np.zeros((64, 96), np.uint8)
     labels[:32, :16] = 9  # half of the first cell
     labels[32:, 64:] = 91  # all of the last
-    shares = train_clip.cell_shares(labels)
+    shares = cell_shares(labels)
     assert shares.shape == (2, 3, 92)
     assert shares[0, 0, 9] == 0.5 and shares[0, 0, 0] == 0.5
     assert shares[1, 2, 91] == 1
@@ -89,8 +90,8 @@ def test_wrong_names_have_other_words_in_the_same_templates():
 
 
 def test_crops_show_one_training_object():
-    phase = train_clip.PHASES[0]
-    pictures = train_clip.Pictures(phase, shapes.SEEN_IDS, seed=0, start=5, stop=25)
+    phase = PHASES[0]
+    pictures = Pictures(phase, shapes.SEEN_IDS, seed=0, start=5, stop=25)
     assert len(pictures) == 20
     counts = []
     for image, shares in map(pictures.__getitem__, range(len(pictures))):
@@ -99,7 +100,7 @@ def test_crops_show_one_training_object():
         counts.append(len(objects))
         assert all(int(i) + shapes.SEEN_IDS.start in shapes.SEEN_IDS for i in objects)
     assert counts == [1] * 20
-    later = train_clip.Pictures(phase, shapes.SEEN_IDS, seed=0, start=6, stop=25)
+    later = Pictures(phase, shapes.SEEN_IDS, seed=0, start=6, stop=25)
     assert torch.equal(later[0][0], pictures[1][0])
 
 
@@ -189,9 +190,9 @@ def test_evaluation_counts_right_object_cells():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train_clip, "TextEncoder", Identity)
-        figures = train_clip.evaluate(Constant(), None, train_clip.PHASES[:1], 40, seed=0)
+        figures = train_clip.evaluate(Constant(), None, PHASES[:1], 40, seed=0)
     right = total = 0
-    pictures = train_clip.Pictures(train_clip.PHASES[0], shapes.SEEN_IDS, 10**6, 0, 40)
+    pictures = Pictures(PHASES[0], shapes.SEEN_IDS, 10**6, 0, 40)
     for index in range(40):
         _, shares = pictures[index]
         share, label = shares[..., 8:].max(-1)
