@@ -35,8 +35,12 @@ def get_embedded_cfg(opts: Iterable = ()):
         ValueError: a weight file is damaged.
     """
     check_weights()
-    weights = ["MODEL.CLIP.PRETRAINED", str(CLIP_FILE), "MODEL.WEIGHTS", str(SED_FILE)]
-    return get_sed_cfg(CONFIG_FILE, [*weights, *opts])
+    return get_sed_cfg(CONFIG_FILE, [*weight_options(), *opts])
+
+
+def weight_options() -> list[str]:
+    """The ``KEY VALUE`` pairs that name the weight files."""
+    return ["MODEL.CLIP.PRETRAINED", str(CLIP_FILE), "MODEL.WEIGHTS", str(SED_FILE)]
 
 
 def check_weights() -> None:
@@ -57,7 +61,7 @@ def digest_line(file: Path) -> str:
 
 
 def unknown_words(vocabulary: Vocabulary) -> list[str]:
-    """The words of the class names, each once, that the embedded model was not trained with."""
+    """The words of the class names, each once, that name nothing in the world of shapes."""
     known = {word for name in shapes.TRAIN_CLASSES for word in name.split()}
     words = [word for synonyms in vocabulary.classes for name in synonyms for word in name.split()]
     return [word for word in dict.fromkeys(words) if word.lower() not in known]

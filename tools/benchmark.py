@@ -17,13 +17,11 @@ import argparse
 import functools
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 from dataclasses import asdict, replace
 from datetime import datetime, timezone
-from importlib import metadata
 from itertools import product
 from pathlib import Path
 
@@ -36,12 +34,14 @@ from sed_d2 import embedded, get_sed_cfg  # noqa: E402
 from sed_d2.cli import one_sentence  # noqa: E402
 from sed_d2.config import best_device  # noqa: E402
 from sed_d2.data.files import write_whole  # noqa: E402
-from tools import benchmark_levels as levels_module  # noqa: E402
-from tools import benchmark_report as report_module  # noqa: E402
-from tools.benchmark_case import Settings  # noqa: E402
-from tools.benchmark_floor import Machine  # noqa: E402
-from tools.benchmark_stages import Case  # noqa: E402
+from tools.benchmarking import levels as levels_module  # noqa: E402
+from tools.benchmarking import report as report_module  # noqa: E402
+from tools.benchmarking.case import Settings  # noqa: E402
+from tools.benchmarking.floor import Machine  # noqa: E402
+from tools.benchmarking.stages import Case  # noqa: E402
+from tools.page import describe_machine, update_page  # noqa: E402
 
+CONFIG_FILE = "convnextB_768.yaml"
 PARTS = ("stages", "levels", "curve")
 STAGES = (
     "read", "encoder", "text", "second start", "cost map", "decoder", "upsampling", "labels",
@@ -86,7 +86,11 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    option("--config-file", str, "convnextB_768.yaml", "the model")
+    model = parser.add_mutually_exclusive_group()
+    model.add_argument("--config-file", default=CONFIG_FILE, help="the model (%(default)s)")
+    model.add_argument(
+        "--embedded", action="store_true", help="the package's own small trained model"
+    )
     option("--device", str, best_device(), "where it runs")
     option("--threads", int, torch.get_num_threads(), "threads of torch on the CPU")
     option("--parts", choice(PARTS), list(PARTS), "what is measured")
@@ -103,9 +107,6 @@ def parser() -> argparse.ArgumentParser:
     option("--repeats", int, 5, "timed runs of each form")
     option("--seconds", float, 300.0, "no more repeats of a case after that, but at least 2")
     option("--output", Path, Path("output/benchmark"), "the folder")
-    parser.add_argument(
-        "--embedded", action="store_true", help="measure the package's own small trained model"
-    )
     parser.add_argument("--quick", action="store_true", help="a small part, for a first look")
     parser.add_argument(
         "--update-page",
@@ -202,7 +203,7 @@ class Job:
         with tempfile.TemporaryDirectory() as folder:
             job_file, results = Path(folder, "job.json"), Path(folder, "results.json")
             job_file.write_text(json.dumps({"settings": asdict(self.settings), **job}))
-            script = Path(__file__).with_name("benchmark_case.py")
+            script = Path(__file__).with_name("benchmarking") / "case.py"
             command = [sys.executable, str(script), str(job_file), str(results)]
             done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
             if results.is_file() and done.returncode == 0:
@@ -244,19 +245,6 @@ def caveats(args, cfg) -> list[str]:
 
 def describe(args, cfg, machine: Machine) -> list[str]:
     """The machine, the versions and the inputs, in sentences."""
-    model = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        pass
-    device = torch.device(args.device)
-    if device.type == "cuda":
-        model = f"{torch.cuda.get_device_name(device)}, beside {model}"
-    else:
-        model += f", {args.threads} threads"
-    versions = ("torch", "timm", "open_clip_torch", "numpy")
-    packages = ", ".join(f"{name} {metadata.version(name)}" for name in versions)
     speeds = ", ".join(f"{2e-9 * v:.0f} GFLOP/s in {k}" for k, v in machine.multiply_adds.items())
     load = f", load {os.getloadavg()[0]:.1f} at the end" if hasattr(os, "getloadavg") else ""
     weights, name = cfg.MODEL.WEIGHTS, cfg.MODEL.CLIP.NAME
@@ -274,9 +262,9 @@ def describe(args, cfg, machine: Machine) -> list[str]:
         else "early rejection keeps what the auxiliary heads choose"
     )
     return [
-        f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC, {model}{load}; Python "
-        f"{platform.python_version()}, {packages}. A matrix product was measured at {speeds}, a "
-        f"copy at {machine.bytes / 1e9:.1f} GB/s read and written.",
+        f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC{load}; "
+        f"{describe_machine(torch.device(args.device), args.threads)}. A matrix product was "
+        f"measured at {speeds}, a copy at {machine.bytes / 1e9:.1f} GB/s read and written.",
         f"Model: {name} at {cfg.MODEL.CLIP.RESOLUTION}×{cfg.MODEL.CLIP.RESOLUTION}, k = "
         f"{cfg.TEST.TOPK}. {inputs}; {'there ' if weights else ''}{kept}.",
         f"Medians of up to {args.repeats} runs (at least 2), plain and ours by turns. The text "
@@ -291,8 +279,7 @@ def main(arguments=None) -> None:
     if args.embedded:
         embedded.check_weights()
         args.config_file = embedded.CONFIG_FILE
-        clip, sed = str(embedded.CLIP_FILE), str(embedded.SED_FILE)
-        args.opts = ["MODEL.CLIP.PRETRAINED", clip, "MODEL.WEIGHTS", sed, *args.opts]
+        args.opts = [*embedded.weight_options(), *args.opts]
     else:
         # Random weights need no download; a pair may name others.
         args.opts = ["MODEL.CLIP.PRETRAINED", "", *args.opts]
@@ -349,7 +336,7 @@ def main(arguments=None) -> None:
     report_module.plot(args.output / "plot.png", results["levels"] or results["stages"], curve)
     if args.update_page:
         page, mark = args.update_page
-        report_module.update_page(Path(page), mark, text)
+        update_page(Path(page), mark, text)
     print(f"\nWritten: report.md, results.json and plot.png in {args.output}")
     if any("error" in result for result in (*results["stages"], *results["levels"], *curve)):
         sys.exit("error: some cases failed, see their lines")

@@ -7,7 +7,7 @@ from sed_d2 import get_sed_cfg
 from sed_d2.checkpoint import rename_released_keys
 from sed_d2.modeling import SEDHead
 from sed_d2.modeling.clip_backbone import CLIPConvNeXt, build_clip
-from tools.plain import plain_copy, plain_encode
+from tools.benchmarking.plain import plain_copy, plain_encode
 
 from ..conftest import ROOT, released_shapes
 

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from sed_d2.modeling.decoder import GradualFusionDecoder, union_of_top_k
 from sed_d2.modeling.head import cost_map
 from sed_d2.modeling.layers import SFM, ClassAttention, LinearAttention, conv_to_one
-from tools.plain import plain_decode
+from tools.benchmarking.plain import plain_decode
 
 
 def test_cost_map_is_the_cosine():

@@ -12,11 +12,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from sed_d2.data import shapes
 from sed_d2.modeling.decoder import GradualFusionDecoder
 from tests.conftest import TINY
-from tools import benchmark, benchmark_case, benchmark_floor, plain
-from tools.benchmark_case import Settings
-from tools.benchmark_levels import Level, Verdict, fit_line, judge, levels, spread
-from tools.benchmark_report import LEVEL_HEADERS, level_rows, render, stage_rows, update_page
-from tools.benchmark_stages import Bench, Case
+from tools import benchmark
+from tools.benchmarking import case as case_module
+from tools.benchmarking import floor, plain
+from tools.benchmarking.case import Settings
+from tools.benchmarking.levels import Level, Verdict, fit_line, judge, levels, spread
+from tools.benchmarking.report import LEVEL_HEADERS, level_rows, render, stage_rows
+from tools.benchmarking.stages import Bench, Case
+from tools.page import update_page
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = Settings("Base-SED.yaml", (), "cpu", 1, survivors=10, repeats=2)
@@ -66,6 +69,7 @@ def test_a_wrong_config_is_one_sentence():
     ("options", "message"),
     [
         (["--stages", "decoder,oven"], "'oven' is none of read, encoder"),
+        (["--embedded", "--config-file", "Base-SED.yaml"], "not allowed with argument --embedded"),
         (["--batches", "1,0"], "'1,0' is no list of whole numbers above 0"),
     ],
 )
@@ -158,7 +162,7 @@ def test_the_table_of_levels():
     level = Level("decoder", Case("decoder", 150), ratio=4, gigabytes=1.5)
     only = Level("decoder, alone", Case("decoder", 847, plain=False))
     alone = {"ours": result()["ours"], "checks": {}}
-    machine = benchmark_floor.Machine({"float32": FAST}, 1e10)
+    machine = floor.Machine({"float32": FAST}, 1e10)
     outcomes = [result(), alone, {"error": "killed"}]
     rows = level_rows([level, only, level], outcomes, machine, trained=False)
     asked = ">= 4 times, <= 1.5 GB"
@@ -192,20 +196,20 @@ def test_the_levels_are_those_asked_for():
 @pytest.mark.parametrize("mode", ["full", "early"])
 def test_a_planted_difference_is_seen(bench, mode):
     case = Case("decoder", 20, mode)
-    fair = benchmark_case.measure(bench, case, SETTINGS)
+    fair = case_module.measure(bench, case, SETTINGS)
     assert fair["survivors"] == ([10, 10, 10] if mode == "early" else [])
     assert fair["checks"]["argmax_equal"] == 1
     assert fair["checks"]["max_difference"] < 1e-5
     assert [len(parts) for parts in fair["ours"]["parts"]] == [4, 4]
     assert sum(fair["ours"]["parts"][0]) == pytest.approx(fair["ours"]["seconds"][0])
     torch.nn.init.normal_(bench.plain_decoder.levels[1].fam.spatial.dwconv.weight)
-    other = benchmark_case.measure(bench, case, SETTINGS)["checks"]
+    other = case_module.measure(bench, case, SETTINGS)["checks"]
     assert other["max_difference"] > 1e-3 and other["argmax_equal"] < 1
 
 
 def test_without_a_chosen_number_the_model_chooses(bench):
     own = Settings("Base-SED.yaml", (), "cpu", 1, survivors=0, repeats=2)
-    outcome = benchmark_case.measure(bench, Case("decoder", 20, "early"), own)
+    outcome = case_module.measure(bench, Case("decoder", 20, "early"), own)
     assert len(outcome["survivors"]) == 3 and "plain_survivors" not in outcome["checks"]
 
 
@@ -215,7 +219,7 @@ def test_trained_weights_see_real_names_and_choose_their_own(tmp_path, tiny_cfg,
     bench = Bench(tiny_cfg("MODEL.WEIGHTS", str(weights)), needs_plain=True)
     assert bench.vocabulary(20).names == shapes.CLASSES[:20]
     assert bench.vocabulary(100).names == shapes.vocabulary_of_size(100)
-    outcome = benchmark_case.measure(bench, Case("whole image", 12, "early"), SETTINGS)
+    outcome = case_module.measure(bench, Case("whole image", 12, "early"), SETTINGS)
     # 2×2 pixels keep 8 classes each; a chosen number would be 10 at every level.
     assert 8 <= outcome["survivors"][0] <= 12 and outcome["survivors"] != [10] * 3
     assert outcome["checks"]["max_difference"] < 1e-5
@@ -223,7 +227,7 @@ def test_trained_weights_see_real_names_and_choose_their_own(tmp_path, tiny_cfg,
 
 
 def test_memory_is_the_peak_above_the_start():
-    memory = benchmark_case.Memory(torch.device("cpu"))
+    memory = case_module.Memory(torch.device("cpu"))
     torch.ones(16 << 20)  # 64 MiB, freed at once
     peak = memory.peak()
     assert peak is None or 6e7 <= peak < 1e8  # the kernel counts in batches
@@ -234,20 +238,20 @@ def test_memory_is_the_peak_above_the_start():
 @pytest.mark.parametrize("stage", ["encoder", "text", "cost map", "whole image", "labels"])
 def test_every_stage_answers_as_its_plain_form(bench, stage):
     case = Case(stage, 1 if stage == "text" else 20, "early", batch=2 if "image" in stage else 1)
-    outcome = benchmark_case.measure(bench, case, SETTINGS)
+    outcome = case_module.measure(bench, case, SETTINGS)
     checks = outcome["checks"]
     assert checks.get("argmax_equal", 1) > 0.999
     assert checks.get("max_difference", 0) < 1e-5
     assert checks.get("relative_difference", 0) < 1e-4
     assert outcome["plain"]["peak_bytes"] is None or outcome["plain"]["peak_bytes"] > 0
-    machine = benchmark_floor.Machine({"float32": 1e11}, 1e10)
+    machine = floor.Machine({"float32": 1e11}, 1e10)
     table = render({"notes": ["A note."], "tables": [("T", "abcdefghijklmnop", [])]}, "github")
     assert table.startswith("A note.\n\n### T")
     assert stage_rows([outcome], machine)[0][0] == stage
 
 
 def test_a_second_start_passes_no_text(bench):
-    outcome = benchmark_case.measure(bench, Case("second start", 12), SETTINGS)
+    outcome = case_module.measure(bench, Case("second start", 12), SETTINGS)
     assert outcome["checks"] == {"text_passes": 0} and "plain" not in outcome
 
 
@@ -256,18 +260,18 @@ def test_a_second_start_passes_no_text(bench):
 def test_multiply_adds_are_those_that_torch_counts(top_k):
     decoder = GradualFusionDecoder(80, 32, [32, 16, 16], [16, 8, 8], [8, 6, 4], [5, 7, 9], 4)
     features = [torch.randn(1, c, s, s) for c, s in ((8, 4), (6, 8), (4, 16))]
-    survivors = benchmark_case.Survivors(4)
+    survivors = case_module.Survivors(4)
     with survivors.installed(), FlopCounterMode(display=False) as counter:
         plain.plain_decode(decoder, torch.randn(1, 10, 80, 2, 2), features, top_k=top_k)
     alive = [10, *(survivors.counts or [10] * 3)]
-    works = benchmark_floor.decoder_work(decoder, alive, (2, 2), rejects=bool(top_k), plain=True)
+    works = floor.decoder_work(decoder, alive, (2, 2), rejects=bool(top_k), plain=True)
     assert 2 * sum(work.multiply_adds for work in works) == counter.get_total_flops()
 
 
 def test_what_the_exact_form_saves_by_hand():
     decoder = GradualFusionDecoder(80, 32, [16, 16, 16], [8, 4, 4], [8, 6, 4], [5, 5, 5], 4)
     first, ours = (
-        benchmark_floor.decoder_work(decoder, [10] * 4, (2, 2), rejects=False, plain=form)[1]
+        floor.decoder_work(decoder, [10] * 4, (2, 2), rejects=False, plain=form)[1]
         for form in (True, False)
     )
     # Width 32 to 16, guidance 8, at 2 * 2 positions and four times as many after ``up``.
@@ -283,15 +287,15 @@ def test_multiply_adds_of_the_encoder(bench):
     images = torch.randn(2, 3, 64, 96)
     with FlopCounterMode(display=False) as counter:
         plain.plain_encode(bench.visual, images)
-    work = benchmark_floor.encoder_work(bench.visual, (64, 96), 2)
+    work = floor.encoder_work(bench.visual, (64, 96), 2)
     assert 2 * work.multiply_adds == counter.get_total_flops()
 
 
 def test_a_floor_is_the_longer_of_arithmetic_and_memory():
-    machine = benchmark_floor.Machine({"float32": 100.0, "float16": 400.0}, 10.0)
-    assert machine.floor(benchmark_floor.Work(500, 20), "float32") == 5
-    assert machine.floor(benchmark_floor.Work(500, 20), "float16") == 2
-    assert benchmark_floor.cost_map_work(2, 3, 5, 7) == (210, 4 * (2 * 3 * 12 + 35))
+    machine = floor.Machine({"float32": 100.0, "float16": 400.0}, 10.0)
+    assert machine.floor(floor.Work(500, 20), "float32") == 5
+    assert machine.floor(floor.Work(500, 20), "float16") == 2
+    assert floor.cost_map_work(2, 3, 5, 7) == (210, 4 * (2 * 3 * 12 + 35))
 
 
 def test_a_page_needs_its_marks(tmp_path):

@@ -63,7 +63,7 @@ def encoder_work(visual: nn.Module, size: Sequence[int], batch: int, itemsize: i
     work, last = Work(), 0
     for info, stage in zip(trunk.feature_info, trunk.stages, strict=True):
         last = batch * size[0] * size[1] // info["reduction"] ** 2
-        # Each block reads its map and writes another.
+        # Each block reads its map and writes it.
         passes = 2 * len(stage.blocks) * info["num_chs"]
         work += Work(last * weights(stage), itemsize * (last * passes + weights(stage)))
     first = batch * size[0] * size[1] // trunk.feature_info[0]["reduction"] ** 2

@@ -1,6 +1,6 @@
 """Measures cases of `tools/benchmark.py` in a process of its own: JSON file in, JSON file out.
 
-    python tools/benchmark_case.py JOB RESULTS
+    python tools/benchmarking/case.py JOB RESULTS
 
 Each case has a fresh process, in which ours comes first, so that no memory that plain gave back to
 the allocator hides what ours takes.
@@ -21,14 +21,14 @@ import torch
 from torch import Tensor
 
 # Run as a script, the folder of `tools` is not among those that modules are looked for in.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from sed_d2 import get_sed_cfg  # noqa: E402
 from sed_d2.cli import one_sentence  # noqa: E402
 from sed_d2.modeling import decoder as decoder_module  # noqa: E402
-from tools import plain  # noqa: E402
-from tools.benchmark_floor import clock, measure_machine  # noqa: E402
-from tools.benchmark_stages import Bench, Case  # noqa: E402
+from tools.benchmarking import plain  # noqa: E402
+from tools.benchmarking.floor import clock, measure_machine  # noqa: E402
+from tools.benchmarking.stages import Bench, Case  # noqa: E402
 
 
 @dataclass(frozen=True)

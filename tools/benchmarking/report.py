@@ -1,6 +1,5 @@
-"""What `tools/benchmark.py` prints and writes: tables, a plot, a page's section."""
+"""What `tools/benchmark.py` prints and writes: tables and a plot."""
 
-import re
 from itertools import groupby
 from pathlib import Path
 
@@ -11,8 +10,8 @@ matplotlib.use("Agg")
 
 from matplotlib import pyplot  # noqa: E402  (the backend comes first)
 
-from tools.benchmark_floor import Machine, Work  # noqa: E402
-from tools.benchmark_levels import Level, fit_line, judge, speed_up, spread  # noqa: E402
+from tools.benchmarking.floor import Machine, Work  # noqa: E402
+from tools.benchmarking.levels import Level, fit_line, judge, speed_up, spread  # noqa: E402
 
 STAGE_HEADERS = (
     "stage", "T", "mode", "dtype", "batch", "plain ms", "ours ms", "quartiles", "plain / ours",
@@ -153,23 +152,6 @@ def plot(path: Path, stages: list[dict], curve: list[dict]) -> None:
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
-
-
-def update_page(page: Path, mark: str, text: str) -> None:
-    """Replace what a page has between ``<!-- begin MARK -->`` and ``<!-- end MARK -->``.
-
-    Raises:
-        FileNotFoundError: there is no such page.
-        ValueError: the page has no such marks.
-    """
-    if not page.is_file():
-        raise FileNotFoundError(f"The page {page} does not exist; check the path.")
-    begin, end = (f"<!-- {word} {mark} -->" for word in ("begin", "end"))
-    content = page.read_text(encoding="utf-8")
-    pattern = re.compile(rf"(?<={re.escape(begin)}\n).*?(?={re.escape(end)})", re.DOTALL)
-    if not pattern.search(content):
-        raise ValueError(f"The page {page} has no lines '{begin}' and '{end}'; add them.")
-    page.write_text(pattern.sub(lambda _: f"\n{text}\n\n", content, count=1), encoding="utf-8")
 
 
 def summary(result: dict) -> str:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tools.benchmark_stages import Case
+from tools.benchmarking.stages import Case
 
 SAME_LABELS = 0.999
 """Least share of pixels with plain's label, in float32."""
@@ -108,7 +108,7 @@ def judge(level: Level, result: dict, speed: float, trained: bool) -> Verdict:
 
     Args:
         level: what is asked.
-        result: of `benchmark_case.measure`, or {"error": why there is none}.
+        result: of `case.measure`, or {"error": why there is none}.
         speed: the machine's multiply-adds a second in float32.
         trained: whether the weights are; the labels of random ones say nothing in half precision.
     """
