@@ -10,7 +10,11 @@ import torch
 from detectron2.config import configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from timm.layers import Mlp
+from timm.layers.activations import GELU
 from torch import Tensor, nn
+
+from .inplace import convnext_block_
 
 open_clip.add_model_config(Path(__file__).parent / "clip_configs")
 
@@ -154,8 +158,57 @@ class CLIPConvNeXt(Backbone):
         """
         visual = self.clip.visual
         images = images.contiguous(memory_format=torch.channels_last)
-        last, stages = visual.trunk.forward_intermediates(images)
+        infers = not (self.training or torch.is_grad_enabled())
+        # Autocast knows no function that works in place, and casts each block's weights itself.
+        if infers and not torch.is_autocast_enabled(images.device.type):
+            last, stages = infer_trunk(visual.trunk, images)
+        else:
+            last, stages = visual.trunk.forward_intermediates(images)
         dense = visual.trunk.head.norm(last).permute(0, 2, 3, 1)  # (B, H/32, W/32, C')
         features = {f"res{i + 2}": stage for i, stage in enumerate(stages)}
         features["embedding"] = visual.head(dense).permute(0, 3, 1, 2)
         return features
+
+
+def infer_trunk(trunk: nn.Module, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """``trunk.forward_intermediates(images)`` for inference, most blocks in place.
+
+    Hooks of modules within these blocks do not run.
+
+    Args:
+        trunk: timm's ConvNeXt.
+        images: (B, 3, H, W) in channels-last memory.
+
+    Returns:
+        The features after the last norm, and those of the stages at strides 4 to 32.
+    """
+    # More than the decoder works on at a time, since products with these large weights are slow
+    # for few rows. On a CPU it is 16 MB, about its last cache.
+    chunk = 1 << (22 if images.device.type == "cpu" else 25)
+    x, stages = trunk.stem(images), []
+    for stage in trunk.stages:
+        x = stage.downsample(x).contiguous(memory_format=torch.channels_last)
+        for block in stage.blocks:
+            if has_linear_mlp(block):
+                mlp = block.mlp
+                convnext_block_(x, block.conv_dw, block.norm, mlp.fc1, mlp.fc2, block.gamma, chunk)
+            else:
+                x = block(x)
+        stages.append(x)
+    return trunk.norm_pre(x), stages
+
+
+def has_linear_mlp(block: nn.Module) -> bool:
+    """Whether a block of timm's is ``x + gamma * fc2(GELU(fc1(norm(conv_dw(x)))))``.
+
+    It is in the base and large towers; others have convolutions in place of linear layers, or more
+    layers.
+    """
+    return (
+        type(block.mlp) is Mlp
+        and type(block.mlp.fc1) is type(block.mlp.fc2) is nn.Linear
+        and type(block.mlp.act) is GELU
+        and isinstance(block.mlp.norm, nn.Identity)
+        and isinstance(block.shortcut, nn.Identity)
+        and block.gamma is not None
+    )

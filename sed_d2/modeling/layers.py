@@ -4,44 +4,14 @@ Every part sees the classes of an image as a batch: ``(N, C, H, W)`` with N = B 
 channels-last memory, so that the linear layers work on ``(N, H, W, C)`` without a copy.
 
 ``forward`` is what training differentiates. ``update_`` and ``infer`` are the same functions for
-inference: they work in place on a few classes or positions at a time, since what leaves the
-processor's caches, or is allocated anew, costs more time than the arithmetic.
+inference: they work in place on a few classes or positions at a time.
 """
-
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-
-def add_mlp_(
-    x: Tensor,
-    y: Tensor,
-    first: nn.Linear,
-    activation_: Callable[[Tensor], Tensor],
-    weight: Tensor,
-    bias: Tensor,
-    chunk: int,
-) -> None:
-    """``x += activation(first(y)) @ weight.T + bias``, some rows at a time.
-
-    Args:
-        x: (rows, C), changed in place.
-        y: (rows, C).
-        first: C -> hidden width.
-        activation_: works in place.
-        weight: (C, hidden width).
-        bias: (C,).
-        chunk: elements of the hidden layer that are held at a time.
-    """
-    rows = max(1, min(len(x), chunk // first.out_features))
-    buffer = y.new_empty(rows, first.out_features)
-    for x_part, y_part in zip(x.split(rows), y.split(rows), strict=True):
-        hidden = buffer[: len(y_part)]
-        torch.addmm(first.bias, y_part, first.weight.T, out=hidden)
-        activation_(hidden)
-        x_part.addmm_(hidden, weight.T).add_(bias)
+from .inplace import add_mlp_, convnext_block_, fold_layer_scale
 
 
 def conv_to_one(x: Tensor, conv: nn.Conv2d) -> Tensor:
@@ -92,28 +62,12 @@ class ConvNeXtBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, H, W)."""
         y = self.norm(self.dwconv(x).permute(0, 2, 3, 1))  # (N, H, W, C)
-        y = F.linear(F.gelu(self.pwconv1(y)), *self.scaled_pwconv2())
+        y = F.linear(F.gelu(self.pwconv1(y)), *fold_layer_scale(self.pwconv2, self.gamma))
         return x + y.permute(0, 3, 1, 2)
 
-    def scaled_pwconv2(self) -> tuple[Tensor, Tensor]:
-        """Weight and bias of ``gamma * pwconv2``.
-
-        gamma * (W y + b) = (gamma W) y + gamma b: scale the small weight, not the large result.
-        """
-        return self.gamma.unsqueeze(1) * self.pwconv2.weight, self.gamma * self.pwconv2.bias
-
     def update_(self, x: Tensor, chunk: int) -> None:
-        """:meth:`forward` in place.
-
-        Args:
-            x: (N, C, H, W) in channels-last memory.
-            chunk: elements that are worked on at a time (at least one class).
-        """
-        weight, bias = self.scaled_pwconv2()
-        for part in x.split(max(1, chunk // x[0].numel())):
-            y = self.norm(self.dwconv(part).permute(0, 2, 3, 1)).flatten(0, 2)  # (n * H * W, C)
-            rows = part.permute(0, 2, 3, 1).view(y.shape)
-            add_mlp_(rows, y, self.pwconv1, torch.ops.aten.gelu_, weight, bias, chunk)
+        """:meth:`forward` in place, see :func:`convnext_block_`."""
+        convnext_block_(x, self.dwconv, self.norm, self.pwconv1, self.pwconv2, self.gamma, chunk)
 
 
 class LinearAttention(nn.Module):
@@ -257,7 +211,8 @@ class ClassAttention(nn.Module):
                 part += y
         if pools:
             y = tokens.unflatten(0, (height, width)).permute(2, 3, 0, 1)
-            for x_part, y_part in zip(x.split(1), y.split(1), strict=True):
+            classes = max(1, chunk // x[0].numel())
+            for x_part, y_part in zip(x.split(classes), y.split(classes), strict=True):
                 x_part += F.interpolate(
                     y_part, size=x.shape[-2:], mode="bilinear", align_corners=True
                 )

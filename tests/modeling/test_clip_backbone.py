@@ -2,11 +2,12 @@ import open_clip
 import pytest
 import torch
 from open_clip.model import CLIP
+from timm.models.convnext import ConvNeXt
 
 from sed_d2 import get_sed_cfg
 from sed_d2.checkpoint import rename_released_keys
-from sed_d2.modeling import SEDHead
-from sed_d2.modeling.clip_backbone import CLIPConvNeXt, build_clip
+from sed_d2.modeling import SEDHead, clip_backbone
+from sed_d2.modeling.clip_backbone import CLIPConvNeXt, build_clip, has_linear_mlp, infer_trunk
 from tools.benchmarking.plain import plain_copy, plain_encode
 
 from ..conftest import ROOT, released_shapes
@@ -68,6 +69,63 @@ def test_channels_last_memory_changes_nothing():
     clip.visual.load_state_dict(plain.state_dict())
     plain.load_state_dict(clip.visual.state_dict())
     assert weight.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.fixture
+def in_place(monkeypatch):
+    """The blocks that were computed in place: a list that grows."""
+    calls = []
+    own = clip_backbone.convnext_block_
+    monkeypatch.setattr(
+        clip_backbone, "convnext_block_", lambda *args: calls.append(1) or own(*args)
+    )
+    return calls
+
+
+@pytest.mark.parametrize(
+    "options, count",
+    [({}, 5), ({"use_grn": True}, 0), ({"conv_mlp": True}, 0), ({"ls_init_value": None}, 0)],
+)
+def test_inference_in_place_gives_timms_own_features(in_place, options, count):
+    """Of a trunk like that of the base model, and of those with other blocks."""
+    torch.manual_seed(0)
+    options = {"ls_init_value": 0.5, **options}
+    trunk = ConvNeXt(depths=(1, 1, 2, 1), dims=(8, 16, 24, 32), **options)
+    for parameter in trunk.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    trunk = trunk.eval().to(memory_format=torch.channels_last)
+    images = torch.rand(2, 3, 64, 96).contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        last, stages = infer_trunk(trunk, images)
+        expected, features = trunk.forward_intermediates(images)
+    assert len(in_place) == count
+    torch.testing.assert_close(last, expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(stages, features, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["convnext_base_w_320", "convnext_large_d_320"])
+def test_all_blocks_of_the_released_towers_can_be_computed_in_place(name):
+    with torch.device("meta"):
+        trunk = CLIP(**open_clip.get_model_config(name)).visual.trunk
+    blocks = [block for stage in trunk.stages for block in stage.blocks]
+    assert len(blocks) == 36 and all(map(has_linear_mlp, blocks))
+
+
+def test_only_inference_in_full_precision_is_in_place(in_place):
+    backbone = CLIPConvNeXt(clip=build_clip("shapes_convnext_atto"))
+    # The small model's blocks are convolutions: give it some with linear layers.
+    others = ConvNeXt(depths=(1, 1, 1, 1), dims=(40, 80, 160, 320)).stages
+    for stage, other in zip(backbone.clip.visual.trunk.stages, others, strict=True):
+        stage.blocks = other.blocks
+    images = torch.rand(1, 3, 32, 32)
+    backbone.eval()(images)
+    with torch.no_grad():
+        backbone.train()(images)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            backbone.eval()(images)
+        assert not in_place
+        backbone(images)
+        assert len(in_place) == 4
 
 
 @pytest.mark.parametrize(
