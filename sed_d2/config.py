@@ -63,6 +63,10 @@ def add_sed_config(cfg: CN) -> None:
     # True leaves ignored pixels out of the loss; False, as released, counts them as negatives
     # of every class.
     head.MASK_IGNORED = False
+    # A training batch of a process asks for that many classes: those that its labels show (all of
+    # them, though they be more) and others at random; the loss is a mean over these. It saves time
+    # and memory with a large vocabulary; 0 asks for all.
+    head.SAMPLED_CLASSES = 0
     # Files of class names that override the data set's own; see sed_d2.vocabulary.
     head.TRAIN_CLASS_JSON = ""
     head.TEST_CLASS_JSON = ""

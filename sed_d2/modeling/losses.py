@@ -1,5 +1,6 @@
-"""The training loss: binary cross-entropy per class over all decoder levels."""
+"""The training loss, binary cross-entropy per class, and the classes that a step takes it over."""
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -31,3 +32,30 @@ def sem_seg_loss(
         pixels = labelled.sum().clamp(min=1)
         return ((negative * labelled).sum() - positive.sum()) / (pixels * logits.shape[1])
     return negative.mean() - positive.sum() / logits.numel()
+
+
+def sample_classes(
+    target: Tensor, num_classes: int, count: int, ignore_value: int
+) -> tuple[Tensor, Tensor]:
+    """The classes of the labels and random others, ``count`` in all.
+
+    What large vocabularies call a federated loss (Zhou et al., arXiv 2103.07461), drawn uniformly.
+
+    Args:
+        target: (B, H, W) integers, 0..num_classes-1 or ``ignore_value``.
+        num_classes: T.
+        count: if the labels have more classes than that, these are taken and no others.
+        ignore_value: the label of pixels without a class.
+
+    Returns:
+        (T',) ascending class indices, and the target in positions among them.
+    """
+    labelled = target != ignore_value
+    # A class of the labels comes before every other one, which come in random order.
+    rank = torch.randperm(num_classes, device=target.device)
+    present = target[labelled].unique()
+    rank[present] = -1
+    chosen = rank.argsort()[: max(count, len(present))].sort().values
+    position = torch.full_like(rank, ignore_value)
+    position[chosen] = torch.arange(len(chosen), device=target.device)
+    return chosen, position[target.where(labelled, 0)].where(labelled, ignore_value)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..checkpoint import rename_released_keys
 from ..vocabulary import Vocabulary
-from .losses import sem_seg_loss
+from .losses import sample_classes, sem_seg_loss
 from .text_cache import build_text_cache
 from .text_encoder import TextEncoder
 from .views import View, ViewPlan, ViewScores, merged_labels, merged_scores
@@ -35,6 +35,8 @@ class SED(nn.Module):
         views: which views of an image inference looks at.
         ignore_value: the label of pixels without a class, in training.
         mask_ignored: leave ignored pixels out of the loss.
+        sampled_classes: a training batch asks for that many classes, see :func:`sample_classes`;
+            0 asks for all.
         top_k: early rejection keeps this many classes per pixel; 0 turns it off.
         vocabulary: the classes; can be set later.
         autocast: the precision of inference, a key of ``AUTOCAST``; "" is that of the caller,
@@ -53,6 +55,7 @@ class SED(nn.Module):
         views: ViewPlan,
         ignore_value: int = 255,
         mask_ignored: bool = False,
+        sampled_classes: int = 0,
         top_k: int = 0,
         vocabulary: Vocabulary | None = None,
         autocast: str = "",
@@ -61,6 +64,11 @@ class SED(nn.Module):
         if autocast not in AUTOCAST:
             raise ValueError(
                 f"MODEL.AUTOCAST '{autocast}' is unknown: use bfloat16, float16 or \"\" for float32"
+            )
+        if sampled_classes < 0:
+            raise ValueError(
+                f"MODEL.SEM_SEG_HEAD.SAMPLED_CLASSES {sampled_classes} is negative: use the number "
+                "of classes that a training batch asks for, or 0 for all"
             )
         self.autocast = AUTOCAST[autocast]
         self.backbone = backbone
@@ -71,6 +79,7 @@ class SED(nn.Module):
         self.views = views
         self.ignore_value = ignore_value
         self.mask_ignored = mask_ignored
+        self.sampled_classes = sampled_classes
         self.top_k = top_k
         self._vocabulary = vocabulary
         self._text = None
@@ -96,6 +105,7 @@ class SED(nn.Module):
             "views": build_view_plan(cfg, backbone.size_divisibility),
             "ignore_value": head.IGNORE_VALUE,
             "mask_ignored": head.MASK_IGNORED,
+            "sampled_classes": head.SAMPLED_CLASSES,
             "autocast": cfg.MODEL.AUTOCAST,
             "top_k": cfg.TEST.TOPK if cfg.TEST.FAST_INFERENCE else 0,
             "vocabulary": Vocabulary.of_any(cfg.DATASETS.TRAIN, head.TRAIN_CLASS_JSON),
@@ -166,6 +176,11 @@ class SED(nn.Module):
         batch = ImageList.from_tensors(images, divisibility).tensor
         target = ImageList.from_tensors(targets, divisibility, self.ignore_value).tensor
         text = self.text_embeddings()
+        if 0 < self.sampled_classes < len(text):
+            chosen, target = sample_classes(
+                target, len(text), self.sampled_classes, self.ignore_value
+            )
+            text = text[chosen]
         output = self.sem_seg_head(self.backbone(batch), text, auxiliary=True)
         levels = (output.logits, *output.auxiliary)
         return {

@@ -170,6 +170,21 @@ def test_training_gives_four_losses_and_trains_what_it_should(tiny_model):
     assert without == {name for name, _ in model.named_parameters() if name.startswith("backbone")}
 
 
+def test_a_training_batch_asks_for_a_sample_of_the_classes(tiny_model):
+    """With two of six classes it is a training with the vocabulary of those two."""
+    target = torch.tensor([1, 4, 255, 4]).repeat_interleave(16).expand(64, 64)
+    inputs = [{"image": images((64, 64))[0]["image"], "sem_seg": target}]
+    few = tiny_model("MODEL.SEM_SEG_HEAD.SAMPLED_CLASSES", 2, names=NAMES).train()
+    own = tiny_model(names=[NAMES[1], NAMES[4]]).train()
+    lookup = torch.full((256,), 255)
+    lookup[[1, 4]] = torch.tensor([0, 1])
+    expected = own([{**inputs[0], "sem_seg": lookup[target]}])
+    for name, loss in few(inputs).items():
+        torch.testing.assert_close(loss, expected[name])
+    many = tiny_model("MODEL.SEM_SEG_HEAD.SAMPLED_CLASSES", 6, names=NAMES).train()
+    torch.testing.assert_close(many(inputs), tiny_model(names=NAMES).train()(inputs))
+
+
 @pytest.mark.parametrize(
     "opts, message",
     [
@@ -177,6 +192,7 @@ def test_training_gives_four_losses_and_trains_what_it_should(tiny_model):
         (("MODEL.SEM_SEG_HEAD.NUM_HEADS", 3), "width 16 cannot be split into 3 heads"),
         (("TEST.FAST_INFERENCE", True, "TEST.TOPK", 0), "TEST.TOPK 0"),
         (("MODEL.AUTOCAST", "half"), "MODEL.AUTOCAST 'half' is unknown: use bfloat16, float16"),
+        (("MODEL.SEM_SEG_HEAD.SAMPLED_CLASSES", -1), "SAMPLED_CLASSES -1 is negative"),
         (("TEST.CHUNK_ELEMENTS", -1), "TEST.CHUNK_ELEMENTS -1"),
         (("TEST.PREREJECT", -1), "TEST.PREREJECT -1"),
         (("TEST.TEMPLATE_CHANNELS", 81), "TEST.TEMPLATE_CHANNELS 81"),
