@@ -13,7 +13,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from sed_d2.checkpoint import SEDCheckpointer
-from sed_d2.cli import one_sentence
+from sed_d2.cli import keep_freed_memory, one_sentence
 from sed_d2.engine import Trainer
 from sed_d2.launch import launch
 
@@ -34,6 +34,7 @@ def setup(args):
 def main(args):
     """Train or evaluate in this process."""
     cfg = setup(args)
+    keep_freed_memory(cfg.MODEL.DEVICE)
     if not args.eval_only:
         trainer = Trainer(cfg)
         trainer.resume_or_load(resume=args.resume)

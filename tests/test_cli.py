@@ -1,6 +1,9 @@
-"""Errors that a user can mend end a command with one sentence; bugs keep their traceback."""
+"""What programs share: errors that a user can mend are one sentence, and freed memory is kept."""
 
 import logging
+import platform
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -114,3 +117,30 @@ def test_the_traceback_is_logged_at_debug_level(caplog):
     with caplog.at_level(logging.DEBUG, logger="sed_d2.cli"):
         message_of(raising(ValueError("wrong")))
     assert "Traceback" in caplog.text and "ValueError: wrong" in caplog.text
+
+
+PAGES_OF_TENSORS = """
+import resource
+import torch
+from sed_d2.cli import keep_freed_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(8):
+        torch.ones(1 << 24)  # 64 MB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+default = faults()
+keep_freed_memory("cpu")
+faults()  # the heap grows once
+print(default, faults())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
+def test_freed_memory_is_kept_for_the_next_tensor():
+    done = subprocess.run(
+        [sys.executable, "-c", PAGES_OF_TENSORS], capture_output=True, text=True, check=True
+    )
+    default, kept = map(int, done.stdout.split())
+    assert kept < default / 4

@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from sed_d2.cli import one_sentence
+from sed_d2.cli import keep_freed_memory, one_sentence
 from sed_d2.data import shapes
 from sed_d2.data.clip_pictures import PHASES, Phase, Pictures
 from sed_d2.data.files import write_whole
@@ -329,6 +329,7 @@ def main(arguments=None) -> None:
         for phase, steps, batch in zip(PHASES, args.steps, args.batch, strict=True)
     ]
     args.output.mkdir(parents=True, exist_ok=True)
+    keep_freed_memory("cpu")
     setup_logger(str(args.output / "log.txt"), name="sed_d2", abbrev_name="sed")
     train(phases, args)
 
