@@ -11,9 +11,10 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from detectron2.modeling import build_model
 
-from sed_d2 import embedded
-from sed_d2.checkpoint import CLIP_PREFIX
+from sed_d2 import embedded, get_sed_cfg
+from sed_d2.checkpoint import CLIP_PREFIX, SEDCheckpointer
 from sed_d2.cli import one_sentence
 from sed_d2.data.files import write_whole
 
@@ -35,7 +36,11 @@ def main(arguments=None) -> None:
     )
     parser.add_argument("checkpoint", type=Path, help="what train_net.py wrote")
     args = parser.parse_args(arguments)
-    weights = torch.load(args.checkpoint, map_location="cpu", weights_only=True)["model"]
+    # Through a model, so that a file that is damaged or another model's is an error before anything
+    # is written.
+    model = build_model(get_sed_cfg(embedded.CONFIG_FILE, ["MODEL.DEVICE", "cpu"]))
+    SEDCheckpointer(model).load(str(args.checkpoint))
+    weights = model.state_dict()
     files = (embedded.CLIP_FILE, embedded.SED_FILE)
     embedded.WEIGHTS.mkdir(exist_ok=True)
     for file, part in zip(files, halves(weights), strict=True):

@@ -16,6 +16,8 @@ def trained(tiny_cfg, tmp_path, monkeypatch):
     for name in ("CLIP_FILE", "SED_FILE", "DIGESTS"):
         monkeypatch.setattr(embedded, name, tmp_path / "weights" / getattr(embedded, name).name)
     monkeypatch.setattr(embedded, "WEIGHTS", tmp_path / "weights")
+    (tmp_path / "tiny.yaml").write_text(tiny_cfg().dump())
+    monkeypatch.setattr(embedded, "CONFIG_FILE", str(tmp_path / "tiny.yaml"))
     torch.manual_seed(0)
     weights = build_model(tiny_cfg()).state_dict()
     torch.save({"model": weights, "iteration": 1}, tmp_path / "model_final.pth")
@@ -51,3 +53,17 @@ def test_a_part_of_clip_is_not_excused(trained, tiny_cfg, tmp_path):
     model = build_model(tiny_cfg("MODEL.CLIP.PRETRAINED", str(embedded.CLIP_FILE)))
     with pytest.raises(ValueError, match=f"1 missing, such as {lost}"):
         SEDCheckpointer(model).load(str(tmp_path / "part.pth"))
+
+
+@pytest.mark.parametrize("part", ["backbone.clip.", "sem_seg_head.", ""])
+def test_what_is_no_whole_model_is_not_exported(trained, tmp_path, part):
+    """CLIP alone, the decoder alone, and a file that torch cannot read."""
+    before = embedded.DIGESTS.read_text()
+    file = tmp_path / "other.pth"
+    torch.save({key: value for key, value in trained.items() if key.startswith(part)}, file)
+    if not part:
+        file.write_bytes(b"no weights")
+    with pytest.raises(SystemExit, match="other.pth' (does not match|is no readable)"):
+        export_weights.main([str(file)])
+    assert embedded.DIGESTS.read_text() == before
+    embedded.check_weights()
