@@ -89,33 +89,46 @@ CLASSES = tuple(a[0] if len(a) == 1 else object_name(*a) for a in ATTRIBUTES)
 """All names by class id: backgrounds, combinations of training, held-out combinations."""
 TRAIN_CLASSES = CLASSES[: SEEN_IDS.stop]
 
-# Split -> the combinations that occur, the names asked for, the default number of scenes. The order
-# of the splits is part of the seed.
-SPLITS = {
-    "train": (SEEN_IDS, TRAIN_CLASSES, 3000),
-    "val_seen": (SEEN_IDS, CLASSES, 200),
-    "val_unseen": (UNSEEN_IDS, CLASSES, 200),
-}
+
+def _everyday_names(things: list[str]) -> list[str]:
+    """Each thing with a colour and perhaps stripes, each followed by another thing without."""
+    looks = itertools.cycle(itertools.product(COLOURS, PATTERNS))
+    shuffled = [things[i] for i in np.random.RandomState(0).permutation(len(things))]
+    coloured = [object_name(*look, name) for look, name in zip(looks, shuffled, strict=False)]
+    return list(itertools.chain.from_iterable(zip(coloured, things, strict=True)))
+
+
+def _words(names) -> set[str]:
+    return {word for name in names for word in name.split()}
+
+
+# Of ADE20K-847, without the world's own words.
+_THINGS = [synonyms[0] for synonyms in Vocabulary.builtin("ade20k_847").classes]
+_THINGS = [name for name in dict.fromkeys(_THINGS) if not _words(CLASSES) & _words([name])]
+# Training asks for names that fit nothing too, somewhat more than names that fit, or else the model
+# would not learn that there are any. Labels, all below len(TRAIN_CLASSES), never have them.
+TRAIN_DISTRACTORS = tuple(_everyday_names(_THINGS[1::2])[:105])
+_TEST_THINGS = [
+    name for name in _THINGS if not (_words(TRAIN_DISTRACTORS) - _words(CLASSES)) & _words([name])
+]
 
 
 def distractors(count: int) -> tuple[str, ...]:
-    """`count` names of things that no scene shows.
+    """`count` names of things that no scene shows, for tests.
 
     They are everyday things (those of ADE20K-847 without the world's own words), every other one
-    with a colour and perhaps stripes ("red chair", "blue striped curtain").
+    with a colour and perhaps stripes ("red chair", "blue striped curtain"). Of the words that name
+    things none is in a name of training.
 
     Raises:
-        ValueError: if there are not that many.
+        ValueError: there are not that many, or `count` is negative.
     """
-    words = {word for name in CLASSES for word in name.split()}
-    everyday = [synonyms[0] for synonyms in Vocabulary.builtin("ade20k_847").classes]
-    everyday = [name for name in dict.fromkeys(everyday) if not words & set(name.split())]
-    looks = itertools.cycle(itertools.product(COLOURS, PATTERNS))
-    things = zip(looks, _shuffled(everyday), strict=False)
-    coloured = [object_name(*look, name) for look, name in things]
-    names = list(itertools.chain.from_iterable(zip(coloured, everyday, strict=True)))
-    if count > len(names):
-        raise ValueError(f"{count} distractors were asked for, but the world has {len(names)}.")
+    names = _everyday_names(_TEST_THINGS)
+    if not 0 <= count <= len(names):
+        raise ValueError(
+            f"{count} distractors were asked for, but the world has 0 to {len(names)}: ask for "
+            f"{len(CLASSES)} to {len(CLASSES) + len(names)} names in all."
+        )
     return tuple(names[:count])
 
 
@@ -124,8 +137,13 @@ def vocabulary_of_size(count: int) -> tuple[str, ...]:
     return CLASSES + distractors(count - len(CLASSES))
 
 
-def _shuffled(names: list[str]) -> list[str]:
-    return [names[i] for i in np.random.RandomState(0).permutation(len(names))]
+# Split -> the combinations that occur, the names asked for, the default number of scenes. The order
+# of the splits is part of the seed.
+SPLITS = {
+    "train": (SEEN_IDS, TRAIN_CLASSES + TRAIN_DISTRACTORS, 3000),
+    "val_seen": (SEEN_IDS, CLASSES, 200),
+    "val_unseen": (UNSEEN_IDS, CLASSES, 200),
+}
 
 
 def _noise(rng, size: int, cell_h: float, cell_w: float) -> np.ndarray:

@@ -153,7 +153,9 @@ def test_registered_splits_read_the_folder_made_by_the_command(tmp_path, monkeyp
         tmp_path / "shapes/annotations_detectron2/train/000001.png"
     )
     assert len(DatasetCatalog.get("shapes_val_unseen_sem_seg")) == 1
-    assert len(Vocabulary.of_dataset("shapes_train_sem_seg")) == 75
+    asked = Vocabulary.of_dataset("shapes_train_sem_seg").names
+    assert len(asked) == 180 and asked[:75] == shapes.TRAIN_CLASSES
+    assert all(shapes.make_scene(i, "train")[1].max() < 75 for i in range(8))
     assert Vocabulary.of_dataset("shapes_val_unseen_sem_seg").names == shapes.CLASSES
     metadata = MetadataCatalog.get("shapes_val_seen_sem_seg")
     assert metadata.ignore_label == 255 and metadata.evaluator_type == "sem_seg"
@@ -183,5 +185,16 @@ def test_distractors_fill_a_vocabulary_of_hundreds():
     things = [name.split() for name in names[92:]]
     assert all(thing[-1] not in words for thing in things)
     assert shapes.distractors(50) == names[92:142]
-    with pytest.raises(ValueError, match="5000 distractors"):
-        shapes.distractors(5000)
+    for count in (5000, -1):
+        with pytest.raises(ValueError, match=f"^{count} distractors .* 92 to [0-9]+ names in all"):
+            shapes.distractors(count)
+
+
+def test_no_distractor_of_tests_shares_a_word_with_those_of_training():
+    looks = {*shapes.COLOURS, *shapes.PATTERNS}
+    trained, tested = (
+        {word for name in names for word in name.split()} - looks
+        for names in (shapes.TRAIN_DISTRACTORS, shapes.distractors(755))
+    )
+    assert len(trained) > 100 and not trained & tested
+    assert not {word for name in shapes.CLASSES for word in name.split()} & (trained | tested)
