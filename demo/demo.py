@@ -20,7 +20,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from sed_d2 import Vocabulary, get_sed_cfg
-from sed_d2.cli import one_sentence, sentence
+from sed_d2.cli import keep_freed_memory, one_sentence, sentence
 from sed_d2.data.files import read_image
 from sed_d2.embedded import get_embedded_cfg, unknown_words
 from sed_d2.predictor import OpenVocabPredictor, Prediction
@@ -72,6 +72,7 @@ def main(arguments: list[str] | None = None) -> int:
     outputs = output_files(images, args.output)
     args.output.mkdir(parents=True, exist_ok=True)
 
+    keep_freed_memory(cfg.MODEL.DEVICE)
     predictor = OpenVocabPredictor(cfg)
     if vocabulary is None and predictor.vocabulary is None:
         raise ValueError("no class names: give --classes, because the config's data sets have none")
@@ -83,7 +84,7 @@ def main(arguments: list[str] | None = None) -> int:
         )
     if embedded and (words := unknown_words(vocabulary or predictor.vocabulary)):
         print(
-            f"note: the embedded model was not trained with {', '.join(map(repr, words))}; "
+            f"note: the embedded model knows nothing called {', '.join(map(repr, words))}; "
             "it knows coloured shapes on textures, such as 'red striped circle' and 'grass'",
             file=sys.stderr,
         )
