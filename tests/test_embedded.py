@@ -30,11 +30,17 @@ def test_it_scores_what_was_recorded(predictor, kind):
 
 
 @pytest.mark.parametrize("kind", ["seen", "unseen"])
-def test_early_rejection_loses_little_on_the_worlds_names(predictor, kind):
-    """Against the recorded figures of the full decoder on the same scenes."""
-    early = report.evaluate(predictor(8), report.SPLITS[kind], report.RECORDED_SCENES)
-    assert early["survivors"] < 70
-    assert early["mIoU"] >= FIGURES[kind]["mIoU"] - 0.5
+def test_early_rejection_among_459_names_loses_at_most_half_a_point(predictor, kind):
+    """Most are of things that no scene shows, by words that training never asked for."""
+    ids, names = report.vocabulary_of(459)
+    full, early = (
+        report.evaluate(predictor(k), report.SPLITS[kind], report.RECORDED_SCENES, ids, names)
+        for k in (0, 8)
+    )
+    assert early["survivors"] < 459 / 4
+    assert early["mIoU"] >= full["mIoU"] - 0.5
+    # Nor do these names cost much, beside all of the world's own names kept.
+    assert early["mIoU"] >= FIGURES[kind]["mIoU"] - 2
 
 
 def test_its_clip_is_open_clips_own():
