@@ -24,7 +24,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from sed_d2 import get_sed_cfg  # noqa: E402
-from sed_d2.cli import one_sentence  # noqa: E402
+from sed_d2.cli import keep_freed_memory, one_sentence  # noqa: E402
 from sed_d2.modeling import decoder as decoder_module  # noqa: E402
 from tools.benchmarking import plain  # noqa: E402
 from tools.benchmarking.floor import clock, measure_machine  # noqa: E402
@@ -243,6 +243,7 @@ def main(arguments=None) -> None:
     job = json.loads(Path(job_file).read_text())
     settings = Settings(**job["settings"])
     torch.set_num_threads(settings.threads)
+    keep_freed_memory(settings.device)
     if "machine" in job:
         results = measure_machine(torch.device(settings.device), job["machine"])._asdict()
     else:
