@@ -14,6 +14,7 @@ from detectron2.utils.logger import setup_logger
 
 from sed_d2.checkpoint import SEDCheckpointer
 from sed_d2.cli import keep_freed_memory, one_sentence
+from sed_d2.config import find_config
 from sed_d2.engine import Trainer
 from sed_d2.launch import launch
 
@@ -22,6 +23,8 @@ def setup(args):
     """The frozen config of the command line, with Detectron2's logging and seeding set up."""
     cfg = sed_d2.get_sed_cfg(args.config_file, args.opts)
     cfg.freeze()
+    if args.config_file:  # Detectron2 logs the file's content
+        args.config_file = find_config(args.config_file)
     default_setup(cfg, args)
     logger = setup_logger(cfg.OUTPUT_DIR, comm.get_rank(), name="sed_d2", abbrev_name="sed")
     for handler in logger.handlers:

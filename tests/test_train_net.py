@@ -33,7 +33,7 @@ def run(data_root, output, *arguments, opts=(), command=(sys.executable,), check
     settings = [*TINY, "DATASETS.TRAIN", ("shapes_train_sem_seg",)]
     settings += ["DATASETS.TEST", ("shapes_val_seen_sem_seg",), "OUTPUT_DIR", output]
     settings += ["SOLVER.IMS_PER_BATCH", 2, "DATALOADER.NUM_WORKERS", 0, "TEST.EVAL_PERIOD", 0]
-    config = ["--config-file", ROOT / "configs" / "Base-SED.yaml"]
+    config = ["--config-file", "Base-SED.yaml"]  # one of the own configs, by its name alone
     result = subprocess.run(
         [str(x) for x in (*command, ROOT / "train_net.py", *config, *arguments, *settings, *opts)],
         cwd=output,  # nothing is found relative to the working directory
