@@ -269,7 +269,7 @@ def main(arguments=None) -> None:
     for option, default, what in (
         ("scenes", 200, "scenes of each split for the scores"),
         ("rejection-scenes", 20, "scenes of each split for early rejection and the ablations"),
-        ("iterations", 180, "of each ablation's training"),
+        ("iterations", 120, "of each ablation's training"),
         ("processes", 2, "that train an ablation"),
     ):
         parser.add_argument(f"--{option}", type=int, default=default, help=f"{what} (%(default)s)")
