@@ -98,19 +98,18 @@ def _everyday_names(things: list[str]) -> list[str]:
     return list(itertools.chain.from_iterable(zip(coloured, things, strict=True)))
 
 
-def _words(names) -> set[str]:
-    return {word for name in names for word in name.split()}
+def _without_words_of(names, things) -> list[str]:
+    """The things that share no word with the names."""
+    words = {word for name in names for word in name.split()}
+    return [thing for thing in things if words.isdisjoint(thing.split())]
 
 
-# Of ADE20K-847, without the world's own words.
-_THINGS = [synonyms[0] for synonyms in Vocabulary.builtin("ade20k_847").classes]
-_THINGS = [name for name in dict.fromkeys(_THINGS) if not _words(CLASSES) & _words([name])]
+_THINGS = dict.fromkeys(synonyms[0] for synonyms in Vocabulary.builtin("ade20k_847").classes)
+_THINGS = _without_words_of(CLASSES, _THINGS)
 # Training asks for names that fit nothing too, somewhat more than names that fit, or else the model
 # would not learn that there are any. Labels, all below len(TRAIN_CLASSES), never have them.
 TRAIN_DISTRACTORS = tuple(_everyday_names(_THINGS[1::2])[:105])
-_TEST_THINGS = [
-    name for name in _THINGS if not (_words(TRAIN_DISTRACTORS) - _words(CLASSES)) & _words([name])
-]
+_TEST_THINGS = _without_words_of(TRAIN_DISTRACTORS, _THINGS)
 
 
 def distractors(count: int) -> tuple[str, ...]:
