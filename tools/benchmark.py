@@ -53,9 +53,9 @@ CURVE_RESOLUTION = 256
 QUICK_RESOLUTION = 256
 TEXT_CLASSES = 4
 """Classes of the text stage: plain takes seconds for each."""
-PLAIN_BYTES = 36
-"""Bytes that the plain full decoder of the base model takes for each class and pixel (9.6 GB for
-459 classes at 768×768)."""
+PLAIN_BYTES = 71
+"""Bytes that the plain full decoder of the base model takes for each class and pixel where freed
+memory is kept (6.24 GB for 150 classes at 768×768)."""
 
 
 def parser() -> argparse.ArgumentParser:

@@ -99,7 +99,7 @@ def test_plain_is_left_out_where_it_would_not_fit(monkeypatch):
     assert job._affordable(Case("decoder", 150)).plain
     assert job._affordable(Case("decoder", 847, "early")).plain
     assert not job._affordable(Case("decoder", 847)).plain
-    assert "takes about 18 GB, and 10 GB are free" in job.left_out[0]
+    assert "takes about 35 GB, and 10 GB are free" in job.left_out[0]
 
 
 def test_spread_and_line_by_hand():

@@ -24,8 +24,7 @@ from sed_d2.modeling.head import SKIP_FEATURES, cost_map
 from sed_d2.modeling.text_cache import TextCache, TextKeys
 from sed_d2.modeling.text_encoder import PROMPT_TEMPLATES, TextEncoder
 from sed_d2.modeling.views import ViewScores, merged_labels, merged_scores
-from tools.benchmarking import floor as floor
-from tools.benchmarking import plain
+from tools.benchmarking import floor, plain
 
 OUTPUT_SIZE = (480, 640)
 """Height and width of the picture that is read and that labels are made for."""
