@@ -137,10 +137,10 @@ print(default, faults())
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
 def test_freed_memory_is_kept_for_the_next_tensor():
     done = subprocess.run(
         [sys.executable, "-c", PAGES_OF_TENSORS], capture_output=True, text=True, check=True
     )
     default, kept = map(int, done.stdout.split())
-    assert kept < default / 4
+    # Another C library has no mallopt: there the call has to do nothing, and no harm.
+    assert kept < default / 4 or platform.libc_ver()[0] != "glibc"
