@@ -87,7 +87,7 @@ def add_sed_config(cfg: CN) -> None:
     cfg.TEST.FAST_INFERENCE = False
     cfg.TEST.TOPK = 8
     # Elements of a feature map that the decoder works on at a time, which bounds the memory of
-    # what it holds besides the features of all classes; 0 suits a CPU's caches (2 MB of float32)
+    # what it holds besides the features of all classes; 0 suits a CPU's caches (4 MB of float32)
     # or, elsewhere, keeps a large device busy (128 MB).
     cfg.TEST.CHUNK_ELEMENTS = 0
     # Two approximations. PREREJECT decodes only that many classes, those that come nearest to

@@ -14,7 +14,7 @@ from timm.layers import Mlp
 from timm.layers.activations import GELU
 from torch import Tensor, nn
 
-from .inplace import convnext_block_
+from .linear import convnext_block_
 
 open_clip.add_model_config(Path(__file__).parent / "clip_configs")
 

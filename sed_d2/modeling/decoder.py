@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from .layers import FAM, SFM, conv_to_one
+from .layers import FAM, SFM, conv_to_one, guidance_chain, sum_of_taps
 from .spectral import spectral_conv
 
 
@@ -90,7 +91,7 @@ class FusionLevel(nn.Module):
         cost_map: Tensor,
         image_feature: Tensor,
         *,
-        guide: nn.Module,
+        links: Sequence[nn.ConvTranspose2d],
         head: nn.Conv2d | None,
         pooling: tuple[int, int],
         chunk: int,
@@ -101,7 +102,8 @@ class FusionLevel(nn.Module):
             x: (T, dim, H, W) in channels-last memory; it is overwritten.
             cost_map: (T, P, H0, W0) in channels-last memory.
             image_feature: (1, image_dim, 2H, 2W).
-            guide: the cost map -> this level's cost guidance.
+            links: what makes this level's cost guidance of the cost map, one after another. Made
+                anew for each few classes it costs little time, and is never held for all of them.
             head: what follows the last level.
             pooling: the (height, width) of class attention's cells.
             chunk: elements that are worked on at a time.
@@ -115,10 +117,10 @@ class FusionLevel(nn.Module):
         composed = self.sfm.composed_weight()
         out_dim, height, width = (1 if head else shared.shape[1]), *shared.shape[-2:]
         output = x.new_empty(len(x), height, width, out_dim).permute(0, 3, 1, 2)
-        classes = max(1, chunk // shared.numel())
+        classes = max(1, round(chunk / shared.numel()))
         parts = (tensor.split(classes) for tensor in (x, cost_map, output))
         for x_part, cost, out in zip(*parts, strict=True):
-            y = self.sfm(x_part, shared, guide(cost), composed)
+            y = self.sfm(x_part, shared, guidance_chain(links, cost), composed)
             out.copy_(conv_to_one(y, head) if head else y)
         return output
 
@@ -216,7 +218,7 @@ class GradualFusionDecoder(nn.Module):
             pooling: the (height, width) of class attention's cells.
             top_k: classes that each pixel keeps before each level; 0 keeps all. Needs B = 1,
                 because survivors are an image's own.
-            auxiliary: also return the auxiliary logits.
+            auxiliary: also return the auxiliary logits, those of the classes that each level has.
             basis: (P, r), where the cost map has r channels that stand for ``basis @ channels``
                 templates; None where it has the templates.
         """
@@ -253,35 +255,36 @@ class GradualFusionDecoder(nn.Module):
         num_images, num_classes = cost_map.shape[:2]
         if top_k and num_images != 1:
             raise ValueError(f"early rejection works on one image at a time, not on {num_images}")
-        chunk = self.chunk_elements or (1 << 19 if cost_map.device.type == "cpu" else 1 << 25)
+        chunk = self.chunk_elements or (1 << 20 if cost_map.device.type == "cpu" else 1 << 25)
         if torch.is_grad_enabled() or num_images != 1:
             chunk = 0
         cost = cost_map.flatten(0, 1)
-        x = self.embed(cost, chunk)  # (B * T, hidden_dim, H, W)
-        survivors = torch.arange(num_classes, device=x.device)
-        aux_logits = []
-        guide = nn.Identity()
+        x = None  # (B * T, dim, H, W), the input of a level
+        survivors = torch.arange(num_classes, device=cost.device)
+        aux_logits, links = [], []
         for level, image_feature in zip(self.levels, image_features, strict=True):
+            if top_k and top_k < len(cost):
+                scores = self.score(level.aux_head, x, cost, chunk)
+                keep = union_of_top_k(scores, top_k)
+                if len(keep) < len(cost):
+                    cost, survivors = cost.index_select(0, keep), survivors[keep]
+                    if x is not None:
+                        x = x.permute(0, 2, 3, 1).index_select(0, keep).permute(0, 3, 1, 2)
+            if x is None:
+                x = self.conv7(cost, self.cost_conv.weight, self.cost_conv.bias, chunk)
             if auxiliary:
                 # As released the auxiliary losses train nothing but their heads.
                 own = x.detach() if self.detach_auxiliary else x
                 logits = level.aux_head(own)  # (B * T, 1, H, W)
                 aux_logits.append(logits.view(num_images, -1, *logits.shape[-2:]))
-            if top_k and top_k < len(x):
-                keep = union_of_top_k(score(level.aux_head, x, chunk), top_k)
-                if len(keep) < len(x):
-                    x = x.permute(0, 2, 3, 1).index_select(0, keep).permute(0, 3, 1, 2)
-                    cost, survivors = cost.index_select(0, keep), survivors[keep]
             if chunk:
-                # The chain of links up to this level: made anew for each few classes it costs
-                # little time, and no level's guidance has to be kept for all of them.
-                guide = nn.Sequential(guide, level.cost_guidance)
+                links.append(level.cost_guidance[0])
                 cost = cost.contiguous(memory_format=torch.channels_last)
                 x = level.infer(
                     x,
                     cost,
                     image_feature,
-                    guide=guide,
+                    links=links,
                     head=self.head if level is self.levels[-1] else None,
                     pooling=pooling,
                     chunk=chunk,
@@ -293,15 +296,37 @@ class GradualFusionDecoder(nn.Module):
             logits.view(num_images, -1, *logits.shape[-2:]), survivors, tuple(aux_logits)
         )
 
-    def embed(self, cost: Tensor, chunk: int) -> Tensor:
-        """The 7×7 convolution of (N, P, H, W), in channels-last memory."""
+    def conv7(self, cost: Tensor, weight: Tensor, bias: Tensor, chunk: int) -> Tensor:
+        """A 7×7 convolution of (N, P, H, W), in channels-last memory."""
         # Transforming the weights pays from about this many classes on. The transforms' rounding
         # is float32's, so that half precision has to do without.
         if chunk and len(cost) >= 16 and cost.dtype == torch.float32:
             classes = max(32, chunk // cost[0].numel())
-            return spectral_conv(cost, self.cost_conv.weight, self.cost_conv.bias, classes)
-        x = self.cost_conv(cost.contiguous(memory_format=torch.channels_last))
+            return spectral_conv(cost, weight, bias, classes)
+        x = F.conv2d(cost.contiguous(memory_format=torch.channels_last), weight, bias, padding=3)
         return x.contiguous(memory_format=torch.channels_last)
+
+    def score(self, head: nn.Conv2d, x: Tensor | None, cost: Tensor, chunk: int) -> Tensor:
+        """The logits (T, H, W) of a level's auxiliary head.
+
+        Args:
+            head: the auxiliary head.
+            x: (T, dim, H, W), the level's input; None before the first level, where it is the 7×7
+                convolution of the cost map.
+            cost: (T, P, H, W), the cost map.
+            chunk: elements that are worked on at a time; 0 where it is to be differentiated.
+        """
+        if x is None:
+            # Head and convolution are linear. The head's nine taps go into the convolution, which
+            # then has nine output channels instead of hidden_dim, for classes that may be rejected.
+            taps = head.weight[0].flatten(1).float()  # (hidden_dim, 9)
+            weight = torch.einsum("ct,cpij->tpij", taps, self.cost_conv.weight.float())
+            bias = self.cost_conv.bias.float() @ taps
+            return sum_of_taps(self.conv7(cost.float(), weight, bias, chunk), head.bias.float())
+        if not chunk:
+            return head(x)[:, 0]
+        parts = x.split(max(1, chunk // x[0].numel()))
+        return torch.cat([conv_to_one(part, head)[:, 0] for part in parts])
 
 
 def with_parameters(module: nn.Module, parameters: dict[Tensor, Tensor]) -> nn.Module:
@@ -310,14 +335,6 @@ def with_parameters(module: nn.Module, parameters: dict[Tensor, Tensor]) -> nn.M
     twin._parameters = {k: parameters.get(p, p) for k, p in module._parameters.items()}
     twin._modules = {k: with_parameters(m, parameters) for k, m in module._modules.items()}
     return twin
-
-
-def score(head: nn.Conv2d, x: Tensor, chunk: int) -> Tensor:
-    """An auxiliary head's logits (T, H, W) of (T, C, H, W)."""
-    if not chunk:
-        return head(x)[:, 0]
-    parts = x.split(max(1, chunk // x[0].numel()))
-    return torch.cat([conv_to_one(part, head)[:, 0] for part in parts])
 
 
 def union_of_top_k(logits: Tensor, k: int) -> Tensor:

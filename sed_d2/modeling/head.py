@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .decoder import DecoderOutput, GradualFusionDecoder
+from .linear import linear
 from .text_encoder import PROMPT_TEMPLATES
 
 #: The backbone's features that the decoder's levels fuse, coarse to fine.
@@ -147,9 +148,11 @@ def cost_map(embedding: Tensor, text: Tensor) -> Tensor:
     """
     # In float32, where a sum of squares neither overflows nor loses what is small.
     embedding = F.normalize(embedding.float(), dim=1).to(embedding.dtype)
-    # (T * P, C) @ (B, C, H * W): with the positions last it is one matrix product an image.
-    cost = text.to(embedding.dtype).flatten(0, 1) @ embedding.flatten(2)
-    return cost.view(len(embedding), *text.shape[:2], *embedding.shape[-2:])
+    batch, _, height, width = embedding.shape
+    positions = embedding.permute(0, 2, 3, 1).flatten(0, 2)  # (B * H * W, C)
+    # With the positions last one image's cost map needs no copy.
+    cost = linear(text.to(embedding.dtype).flatten(0, 1), positions)  # (T * P, B * H * W)
+    return cost.view(*text.shape[:2], batch, height, width).permute(2, 0, 1, 3, 4)
 
 
 def nearest_classes(embedding: Tensor, text: Tensor, count: int) -> Tensor:

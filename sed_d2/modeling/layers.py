@@ -7,11 +7,14 @@ channels-last memory, so that the linear layers work on ``(N, H, W, C)`` without
 inference: they work in place on a few classes or positions at a time.
 """
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .inplace import add_mlp_, convnext_block_, fold_layer_scale
+from .linear import add_mlp_, convnext_block_, fold_layer_scale, linear
 
 
 def conv_to_one(x: Tensor, conv: nn.Conv2d) -> Tensor:
@@ -30,11 +33,23 @@ def conv_to_one(x: Tensor, conv: nn.Conv2d) -> Tensor:
     """
     if x.dtype != torch.float32:
         return conv(x)
-    height, width = x.shape[-2:]
     weight = conv.weight[0].permute(1, 2, 0).flatten(0, 1).contiguous()  # (9, C)
-    taps = weight @ x.flatten(2)  # (N, 9, H * W)
-    taps = taps.unflatten(2, (height, width))
-    y = taps[:, 4] + conv.bias
+    taps = (weight @ x.flatten(2)).unflatten(2, x.shape[-2:])  # (N, 9, H, W)
+    return sum_of_taps(taps, conv.bias).unsqueeze(1)
+
+
+def sum_of_taps(taps: Tensor, bias: Tensor) -> Tensor:
+    """What a 3×3 convolution padded by 1 adds up.
+
+    Args:
+        taps: (N, 9, H, W), each of its taps' products with the channels, where the channels are.
+        bias: (1,).
+
+    Returns:
+        (N, H, W).
+    """
+    height, width = taps.shape[-2:]
+    y = taps[:, 4] + bias
     for tap in (0, 1, 2, 3, 5, 6, 7, 8):
         down, right = tap // 3 - 1, tap % 3 - 1
         top, bottom = max(0, -down), height - max(0, down)
@@ -42,7 +57,29 @@ def conv_to_one(x: Tensor, conv: nn.Conv2d) -> Tensor:
         y[:, top:bottom, left:end] += taps[
             :, tap, top + down : bottom + down, left + right : end + right
         ]
-    return y.unsqueeze(1)
+    return y
+
+
+def guidance_chain(links: Sequence[nn.ConvTranspose2d], x: Tensor) -> Tensor:
+    """2×2 transposed convolutions of stride 2, each followed by ReLU, for inference.
+
+    Each is a linear layer that makes four positions of one, and a permutation.
+
+    Args:
+        links: L of them, the last one with g output channels.
+        x: (N, C, H, W) in channels-last memory.
+
+    Returns:
+        (N, g, H * 2**L, W * 2**L) in channels-last memory.
+    """
+    y = x.permute(0, 2, 3, 1)  # (N, H, W, C)
+    for link in links:
+        count, height, width, channels = y.shape
+        weight = link.weight.permute(2, 3, 1, 0).flatten(0, 2)  # (2 * 2 * g, C)
+        y = F.relu_(linear(y.reshape(-1, channels), weight, link.bias.repeat(4)))
+        y = y.view(count, height, width, 2, 2, -1).transpose(2, 3)
+        y = y.reshape(count, 2 * height, 2 * width, -1)
+    return y.permute(0, 3, 1, 2)
 
 
 class ConvNeXtBlock(nn.Module):
@@ -136,19 +173,27 @@ class LinearAttention(nn.Module):
             bias: see :meth:`joined`.
         """
         positions, tokens, dim = y.shape
-        head = dim // self.num_heads
-        qk, v = F.linear(y, weight, bias).tensor_split([2 * dim], dim=-1)
+        width = dim // self.num_heads
+        qkv = linear(y.flatten(0, 1), weight, bias).view(positions, tokens, -1)
+        qk, v = qkv.tensor_split([2 * dim], dim=-1)
         # elu(x) + 1 = exp(min(x, 0)) + max(x, 0)
         qk = qk.clamp(max=0).exp_().add_(qk.clamp_min_(0))
-        x = x.view(positions, tokens, self.num_heads, head)
-        heads = zip(*(z.split(head, dim=-1) for z in qk.chunk(2, dim=-1)), strict=True)
+        # Narrow heads share a product, in which what one head's k makes of another's v is masked:
+        # one product of 32 columns takes less time than four of 8.
+        heads = math.gcd(self.num_heads, max(1, 32 // width))
+        mask = torch.block_diag(*[y.new_ones(width, width + 1)] * heads)
+        groups = zip(
+            *(z.split(heads * width, dim=-1) for z in qk.chunk(2, dim=-1)),
+            v.split(heads * (width + 1), dim=-1),
+            x.view(positions, tokens, self.num_heads, width).split(heads, dim=2),
+            strict=True,
+        )
         unused = y.new_empty(1)
-        for i, (q, k) in enumerate(heads):
-            own = v[..., i * (head + 1) : (i + 1) * (head + 1)]
+        for q, k, own_v, own_x in groups:
             # Divided by T, as in forward: a sum over many classes would overflow half precision.
-            kv = torch.baddbmm(unused, k.transpose(1, 2), own, beta=0, alpha=1 / tokens)
-            z = torch.bmm(q, kv)  # (S, T, d + 1)
-            x[:, :, i].addcdiv_(z[..., :-1], z[..., -1:].float() + self.eps / tokens)
+            kv = torch.baddbmm(unused, k.transpose(1, 2), own_v, beta=0, alpha=1 / tokens)
+            z = torch.bmm(q, kv.mul_(mask)).unflatten(-1, (heads, -1))  # (S, T, heads, d + 1)
+            own_x.addcdiv_(z[..., :-1], z[..., -1:].float() + self.eps / tokens)
 
 
 class ClassAttention(nn.Module):
@@ -259,32 +304,26 @@ class SFM(nn.Module):
             image_guidance: (B, g, 2H, 2W).
 
         Returns:
-            (B, out_dim, 2H, 2W).
+            (B, out_dim, 2H, 2W) in channels-last memory.
         """
         up_weight, image_weight, _ = self.conv1_parts()
         # The bias is a constant map, but not beyond the border, where conv1 pads with zeros.
         bias = self.up.bias.view(1, -1, 1, 1).expand(1, -1, *image_guidance.shape[-2:])
-        return F.conv2d(image_guidance, image_weight, padding=1) + F.conv2d(
-            bias, up_weight, padding=1
-        )
+        y = F.conv2d(image_guidance, image_weight, padding=1) + F.conv2d(bias, up_weight, padding=1)
+        return y.contiguous(memory_format=torch.channels_last)
 
     def composed_weight(self) -> Tensor:
-        """``up`` followed by its part of conv1, as one 2×2 convolution, (4 * out_dim, dim, 2, 2).
+        """``up`` followed by its part of conv1, as one transposed convolution.
 
-        Nothing nonlinear lies between them. With u = up(x), output row 2i + r of conv1 sums
-        u[2i + r + t - 1] over the taps t = 0, 1, 2. Row 2i + r + t - 1 of u comes from row
-        i + (r + t - 1) // 2 of x, by tap (r + t - 1) % 2 of ``up``: two rows of x, i - 1 and i for
-        r = 0, i and i + 1 for r = 1. Columns alike; the four (r, s) are output channels.
+        Nothing nonlinear lies between them. With u = up(x), row o of conv1 sums w[t] u[o + t - 1]
+        over the taps t, and row i of x adds up[k] x[i] to row 2i + k of u: so it adds
+        up[k] w[t] x[i] to row 2i + a - 1, where a = k - t + 2. This is a transposed convolution of
+        stride 2 and padding 1 by W[a] = sum over t of up[a + t - 2] w[t], itself a convolution.
+
+        Returns:
+            The weight, (dim, out_dim, 4, 4).
         """
-        # How tap a of the composition, conv1's tap t and up's tap k meet, for r = 0 and 1.
-        meet = self.up.weight.new_zeros(2, 2, 3, 2)  # (r, a, t, k)
-        for r in range(2):
-            for t in range(3):
-                row, k = divmod(r + t - 1, 2)
-                meet[r, row + 1 - r, t, k] = 1
-        up_weight, _, _ = self.conv1_parts()
-        weight = torch.einsum("outv,cukl,ratk,sbvl->rsocab", up_weight, self.up.weight, meet, meet)
-        return weight.flatten(0, 2)
+        return F.conv2d(self.up.weight, self.conv1_parts()[0], padding=2)
 
     def forward(self, x: Tensor, shared: Tensor, cost_guidance: Tensor, composed: Tensor) -> Tensor:
         """Fuse one level.
@@ -298,18 +337,8 @@ class SFM(nn.Module):
         Returns:
             (B * T, out_dim, 2H, 2W).
         """
-        num_images, out_dim, height, width = shared.shape
-        y = F.conv2d(cost_guidance, self.conv1_parts()[2], padding=1)
-        classes = len(x) // num_images
-        for i in range(num_images):
-            y[i * classes : (i + 1) * classes] += shared[i]
-        # Rows i - 1 and i of x make row i of parity 0, rows i and i + 1 that of parity 1: with a
-        # border of zeros, parity 1 is what the convolution gives one row further.
-        up = F.conv2d(x, composed, padding=1)  # (N, 4 * out_dim, H + 1, W + 1)
-        up = up.unflatten(1, (2, 2, out_dim))
-        for r in range(2):
-            for s in range(2):
-                part = up[:, r, s, :, r : r + height // 2, s : s + width // 2]
-                y[:, :, r::2, s::2] += part
+        y = F.conv_transpose2d(x, composed, stride=2, padding=1)
+        y += F.conv2d(cost_guidance, self.conv1_parts()[2], padding=1)
+        y.unflatten(0, (len(shared), -1)).add_(shared.unsqueeze(1))
         y = F.relu(self.norm1(y), inplace=True)
         return F.relu(self.norm2(self.conv2(y)), inplace=True)

@@ -4,9 +4,16 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from sed_d2.modeling import linear as linear_module
 from sed_d2.modeling.decoder import GradualFusionDecoder, union_of_top_k
 from sed_d2.modeling.head import cost_map
-from sed_d2.modeling.layers import SFM, ClassAttention, LinearAttention, conv_to_one
+from sed_d2.modeling.layers import (
+    SFM,
+    ClassAttention,
+    LinearAttention,
+    conv_to_one,
+    guidance_chain,
+)
 from tools.benchmarking.plain import plain_decode
 
 
@@ -80,6 +87,47 @@ def test_convolution_to_one_channel(dim):
     for size in ((5, 4), (1, 3)):
         x = torch.randn(2, dim, *size).contiguous(memory_format=torch.channels_last)
         torch.testing.assert_close(conv_to_one(x, conv), conv(x), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("has_avx512", [False, True])
+@torch.no_grad()
+def test_linear_by_either_library(has_avx512, monkeypatch):
+    monkeypatch.setattr(linear_module, "_has_avx512", lambda: has_avx512)
+    torch.manual_seed(0)
+    for rows, width, out_width in ((5, 3, 4), (1, 3, 4), (5, 1, 4), (5, 3, 1), (700, 32, 128)):
+        x, weight, bias = (
+            torch.randn(rows, width),
+            torch.randn(out_width, width),
+            torch.randn(out_width),
+        )
+        for own in (bias, None):
+            y = linear_module.linear(x, weight, own)
+            assert y.is_contiguous()
+            torch.testing.assert_close(y, F.linear(x, weight, own), atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_a_chain_of_cost_guidance():
+    torch.manual_seed(0)
+    links = [torch.nn.ConvTranspose2d(c, g, 2, stride=2) for c, g in ((6, 4), (4, 3), (3, 2))]
+    x = expected = torch.randn(2, 6, 3, 5)
+    for i, link in enumerate(links):
+        expected = F.relu(link(expected))
+        y = guidance_chain(links[: i + 1], x.contiguous(memory_format=torch.channels_last))
+        torch.testing.assert_close(y, expected, atol=1e-5, rtol=1e-5)
+        assert y.is_contiguous(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def test_the_first_choice_needs_no_features():
+    torch.manual_seed(0)
+    decoder = GradualFusionDecoder(80, 32, [32, 16, 16], [16, 8, 8], [8, 8, 8], [5, 7, 9], 4)
+    head = decoder.levels[0].aux_head
+    for count in (20, 3):  # by way of the frequency domain, and directly
+        cost = torch.rand(count, 80, 5, 8)
+        expected = head(decoder.cost_conv(cost))[:, 0]
+        logits = decoder.score(head, None, cost, 1000)
+        torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_class_attention_pools_and_comes_back_to_size():
