@@ -43,6 +43,18 @@ def test_early_rejection_among_459_names_loses_at_most_half_a_point(predictor, k
     assert early["mIoU"] >= FIGURES[kind]["mIoU"] - 2
 
 
+@pytest.mark.parametrize("kind", ["seen", "unseen"])
+def test_half_precision_keeps_the_labels(predictor, kind):
+    cfg = embedded.get_embedded_cfg(["MODEL.AUTOCAST", "bfloat16", *report.rejection(0)])
+    whole, half = predictor(0), OpenVocabPredictor(cfg)
+    same = []
+    for number in range(8):
+        image, _ = shapes.make_scene(number, report.SPLITS[kind])
+        own, other = (model(image, shapes.CLASSES).labels for model in (whole, half))
+        same.append((own == other).mean())
+    assert sum(same) / len(same) >= 0.99
+
+
 def test_its_clip_is_open_clips_own():
     model = open_clip.create_model("shapes_convnext_atto", pretrained=str(embedded.CLIP_FILE))
     weights = torch.load(embedded.CLIP_FILE, weights_only=True)
