@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -99,7 +100,10 @@ def test_plain_is_left_out_where_it_would_not_fit(monkeypatch):
     assert job._affordable(Case("decoder", 150)).plain
     assert job._affordable(Case("decoder", 847, "early")).plain
     assert not job._affordable(Case("decoder", 847)).plain
-    assert "takes about 35 GB, and 10 GB are free" in job.left_out[0]
+    assert "takes about 18 GB, and 10 GB are free" in job.left_out[0]
+    keeps = benchmark.Job(replace(SETTINGS, keeps_memory=True), 768)
+    assert not keeps._affordable(Case("decoder", 459)).plain
+    assert "T=459 is left out with freed memory kept: it takes about 19 GB" in keeps.left_out[0]
 
 
 def test_spread_and_line_by_hand():
@@ -164,12 +168,13 @@ def test_the_table_of_levels():
     alone = {"ours": result()["ours"], "checks": {}}
     machine = floor.Machine({"float32": FAST}, 1e10)
     outcomes = [result(), alone, {"error": "killed"}]
-    rows = level_rows([level, only, level], outcomes, machine, trained=False)
+    kept = [result(plain=3.0), None, {"error": "killed"}]
+    rows = level_rows([level, only, level], outcomes, kept, machine, trained=False)
     asked = ">= 4 times, <= 1.5 GB"
     assert rows == [
-        ["decoder", "4.000", "1.000", "4.00", "1.00", asked, "met"],
-        ["decoder, alone", "", "1.000", "", "1.00", "runs", "met"],
-        ["decoder", "", "", "", "", asked, "not met: killed"],
+        ["decoder", "4.000", "1.000", "4.00", "1.00", asked, "met", "3.000", "1.000", "3.00"],
+        ["decoder, alone", "", "1.000", "", "1.00", "runs", "met", "", "", ""],
+        ["decoder", "", "", "", "", asked, "not met: killed", "", "", ""],
     ]
     assert {len(row) for row in rows} == {len(LEVEL_HEADERS)}
 
@@ -280,6 +285,20 @@ def test_what_the_exact_form_saves_by_hand():
     image = 4 * 4 * 9 * 8 * 16  # once
     saved = 10 * 4 * (up + conv1 - composed - cost - link) - image
     assert first.multiply_adds - ours.multiply_adds == saved
+
+
+def test_what_choosing_before_the_convolution_saves_by_hand():
+    decoder = GradualFusionDecoder(80, 32, [16, 16, 16], [8, 4, 4], [8, 6, 4], [5, 5, 5], 4)
+    before = [
+        floor.decoder_work(decoder, [10, 4, 4, 4], (2, 2), rejects=True, plain=form)[0]
+        for form in (True, False)
+    ]
+    # At 2 * 2 positions: 10 classes with 32 outputs, the head and the guidance of all levels, or
+    # 10 with nine outputs and 4 with 32.
+    guidance = 10 * 4 * (4 * 80 * 8 + 4 * 4 * 8 * 4 + 16 * 4 * 4 * 4)
+    assert before[0].multiply_adds == 10 * 4 * (49 * 80 * 32 + 9 * 32) + guidance
+    assert before[1].multiply_adds == 10 * 4 * 49 * 80 * 9 + 4 * 4 * 49 * 80 * 32
+    assert before[1].bytes == 4 * (10 * 4 * 80 + 4 * 4 * (80 + 32))
 
 
 @torch.no_grad()

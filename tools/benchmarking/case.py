@@ -45,6 +45,7 @@ class Settings:
         repeats: timed runs of each form.
         seconds: no more repeats after this time, but at least 2.
         structured: random texts and features, and chosen survivors, for trained weights too.
+        keeps_memory: whether the process keeps freed memory, as the programs do.
     """
 
     config_file: str
@@ -56,6 +57,7 @@ class Settings:
     repeats: int = 5
     seconds: float = 120.0
     structured: bool = False
+    keeps_memory: bool = False
 
 
 class Survivors:
@@ -243,7 +245,8 @@ def main(arguments=None) -> None:
     job = json.loads(Path(job_file).read_text())
     settings = Settings(**job["settings"])
     torch.set_num_threads(settings.threads)
-    keep_freed_memory(settings.device)
+    if settings.keeps_memory:
+        keep_freed_memory(settings.device)
     if "machine" in job:
         results = measure_machine(torch.device(settings.device), job["machine"])._asdict()
     else:

@@ -14,6 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from sed_d2.modeling.linear import linear
+
 
 class Work(NamedTuple):
     """What a stage has to do: multiply-adds, and bytes read and written in main memory."""
@@ -124,8 +126,14 @@ def decoder_work(
     positions = grid[0] * grid[1]
     conv = decoder.cost_conv
     total = alive[0]
-    numbers = total * positions * (conv.in_channels + conv.out_channels)
-    works = [Work(total * positions * weights(conv), itemsize * numbers)]
+    # Ours chooses by nine outputs of the convolution, and makes all of them for survivors alone.
+    chooses = rejects and not plain
+    embedded = alive[1] if chooses else total
+    numbers = embedded * positions * (conv.in_channels + conv.out_channels)
+    works = [Work(embedded * positions * weights(conv), itemsize * numbers)]
+    if chooses:
+        taps = 9 * weights(conv) // conv.out_channels
+        works[0] += Work(total * positions * taps, itemsize * total * positions * conv.in_channels)
     guided = 0  # multiply-adds of plain cost guidance, all levels at the start
     for i, (level, before, classes) in enumerate(
         zip(decoder.levels, alive[:-1], alive[1:], strict=True)
@@ -136,7 +144,7 @@ def decoder_work(
         width, out = sfm.conv1.in_channels, sfm.conv1.out_channels
         dim = sfm.up.in_channels
         guidance = width - dim
-        if rejects:
+        if rejects and (i or plain):
             works[-1] += Work(before * n * weights(level.aux_head), itemsize * before * n * dim)
         # K^T V and q (K^T V) have dim / heads products a channel, q sum(K) has one.
         each = weights(level.fam) + 2 * dim * dim // attention.num_heads + dim
@@ -144,7 +152,7 @@ def decoder_work(
             each += weights(sfm.up) + 4 * weights(sfm.conv1)
             once = 0
         else:
-            # Four 2×2 convolutions in place of up and conv1's part of it; cost guidance's part.
+            # A 4×4 transposed convolution in place of up and conv1's part of it; cost guidance's.
             each += 4 * 4 * dim * out + 4 * 9 * guidance * out
             each += weights(level.cost_guidance)
             once = 4 * n * 9 * guidance * out
@@ -166,7 +174,7 @@ def measure_machine(device: torch.device, dtypes: Sequence[str]) -> Machine:
     rates = {}
     for dtype in dtypes:
         a, b = torch.randn(2, size, size, device=device, dtype=getattr(torch, dtype))
-        rates[dtype] = size**3 / _fastest(lambda a=a, b=b: a @ b, device)
+        rates[dtype] = size**3 / _fastest(lambda a=a, b=b: linear(a, b), device)
     numbers = 1 << (26 if device.type == "cpu" else 30)
     source = torch.ones(numbers, device=device)
     target = torch.empty_like(source)

@@ -17,30 +17,45 @@ STAGE_HEADERS = (
     "stage", "T", "mode", "dtype", "batch", "plain ms", "ours ms", "quartiles", "plain / ours",
     "images/s", "peak plain MB", "peak ours MB", "survivors", "check", "floor ms", "ours / floor",
 )  # fmt: skip
-LEVEL_HEADERS = ("work", "plain s", "ours s", "plain / ours", "peak ours GB", "asked", "verdict")
+LEVEL_HEADERS = (
+    "work", "plain s", "ours s", "plain / ours", "peak ours GB", "asked", "verdict",
+    "freed memory kept: plain s", "ours s", "plain / ours",
+)  # fmt: skip
 
 
-def level_rows(levels: list[Level], results: list[dict], machine: Machine, trained: bool):
-    """The table of levels, a list of cells for each."""
+def level_rows(
+    levels: list[Level],
+    results: list[dict],
+    kept: list[dict | None],
+    machine: Machine,
+    trained: bool,
+) -> list[list[str]]:
+    """The table of levels, a list of cells for each.
+
+    Args:
+        levels: what is asked.
+        results: for each level, in processes with the allocator as it is.
+        kept: for each level, in processes that keep freed memory; None where not measured.
+        machine: the machine.
+        trained: whether the weights are.
+    """
     rows = []
-    for level, result in zip(levels, results, strict=True):
-        verdict = str(judge(level, result, machine.multiply_adds["float32"], trained))
-        if "error" in result:
-            rows.append([level.name, "", "", "", "", level.asked, verdict])
-            continue
-        ours, plain = result["ours"], result.get("plain")
+    for level, result, other in zip(levels, results, kept, strict=True):
+        verdict = judge(level, result, machine.multiply_adds["float32"], trained)
+        peak = "" if "error" in result else _scaled(result["ours"]["peak_bytes"], 1e9, 2)
         rows.append(
-            [
-                level.name,
-                "" if plain is None else f"{spread(plain['seconds']).median:.3f}",
-                f"{spread(ours['seconds']).median:.3f}",
-                "" if plain is None else f"{speed_up(result):.2f}",
-                _scaled(ours["peak_bytes"], 1e9, 2),
-                level.asked,
-                verdict,
-            ]
+            [level.name, *_pair(result), peak, level.asked, str(verdict), *_pair(other or {})]
         )
     return rows
+
+
+def _pair(result: dict) -> list[str]:
+    """Seconds of plain and ours and their ratio; "" for what was not measured."""
+    plain, ours = (
+        f"{spread(result[form]['seconds']).median:.3f}" if form in result else ""
+        for form in ("plain", "ours")
+    )
+    return [plain, ours, f"{speed_up(result):.2f}" if plain and ours else ""]
 
 
 def stage_rows(results: list[dict], machine: Machine) -> list[list[str]]:
