@@ -117,7 +117,7 @@ class FusionLevel(nn.Module):
         composed = self.sfm.composed_weight()
         out_dim, height, width = (1 if head else shared.shape[1]), *shared.shape[-2:]
         output = x.new_empty(len(x), height, width, out_dim).permute(0, 3, 1, 2)
-        classes = max(1, round(chunk / shared.numel()))
+        classes = max(1, chunk // shared.numel())
         parts = (tensor.split(classes) for tensor in (x, cost_map, output))
         for x_part, cost, out in zip(*parts, strict=True):
             y = self.sfm(x_part, shared, guidance_chain(links, cost), composed)
@@ -218,7 +218,7 @@ class GradualFusionDecoder(nn.Module):
             pooling: the (height, width) of class attention's cells.
             top_k: classes that each pixel keeps before each level; 0 keeps all. Needs B = 1,
                 because survivors are an image's own.
-            auxiliary: also return the auxiliary logits, those of the classes that each level has.
+            auxiliary: also return the auxiliary logits; not together with top_k.
             basis: (P, r), where the cost map has r channels that stand for ``basis @ channels``
                 templates; None where it has the templates.
         """
@@ -255,6 +255,8 @@ class GradualFusionDecoder(nn.Module):
         num_images, num_classes = cost_map.shape[:2]
         if top_k and num_images != 1:
             raise ValueError(f"early rejection works on one image at a time, not on {num_images}")
+        if top_k and auxiliary:
+            raise ValueError("auxiliary logits are of all classes: ask for them without top_k")
         chunk = self.chunk_elements or (1 << 20 if cost_map.device.type == "cpu" else 1 << 25)
         if torch.is_grad_enabled() or num_images != 1:
             chunk = 0
@@ -297,15 +299,17 @@ class GradualFusionDecoder(nn.Module):
         )
 
     def conv7(self, cost: Tensor, weight: Tensor, bias: Tensor, chunk: int) -> Tensor:
-        """A 7×7 convolution of (N, P, H, W), in channels-last memory."""
+        """A 7×7 convolution of (N, P, H, W), in channels-last memory and the weight's precision."""
         # Transforming the weights pays from about this many classes on. The transforms' rounding
         # is float32's, so that half precision has to do without.
-        if chunk and len(cost) >= 16 and cost.dtype == torch.float32:
+        if chunk and len(cost) >= 16 and weight.dtype == torch.float32:
             classes = max(32, chunk // cost[0].numel())
             return spectral_conv(cost, weight, bias, classes)
-        x = F.conv2d(cost.contiguous(memory_format=torch.channels_last), weight, bias, padding=3)
+        cost = cost.to(weight.dtype, memory_format=torch.channels_last)
+        x = F.conv2d(cost, weight, bias, padding=3)
         return x.contiguous(memory_format=torch.channels_last)
 
+    @torch.no_grad()
     def score(self, head: nn.Conv2d, x: Tensor | None, cost: Tensor, chunk: int) -> Tensor:
         """The logits (T, H, W) of a level's auxiliary head.
 
@@ -314,7 +318,7 @@ class GradualFusionDecoder(nn.Module):
             x: (T, dim, H, W), the level's input; None before the first level, where it is the 7×7
                 convolution of the cost map.
             cost: (T, P, H, W), the cost map.
-            chunk: elements that are worked on at a time; 0 where it is to be differentiated.
+            chunk: elements that are worked on at a time; 0 for all.
         """
         if x is None:
             # Head and convolution are linear. The head's nine taps go into the convolution, which
@@ -322,7 +326,7 @@ class GradualFusionDecoder(nn.Module):
             taps = head.weight[0].flatten(1).float()  # (hidden_dim, 9)
             weight = torch.einsum("ct,cpij->tpij", taps, self.cost_conv.weight.float())
             bias = self.cost_conv.bias.float() @ taps
-            return sum_of_taps(self.conv7(cost.float(), weight, bias, chunk), head.bias.float())
+            return sum_of_taps(self.conv7(cost, weight, bias, chunk), head.bias.float())
         if not chunk:
             return head(x)[:, 0]
         parts = x.split(max(1, chunk // x[0].numel()))

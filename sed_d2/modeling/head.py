@@ -148,11 +148,10 @@ def cost_map(embedding: Tensor, text: Tensor) -> Tensor:
     """
     # In float32, where a sum of squares neither overflows nor loses what is small.
     embedding = F.normalize(embedding.float(), dim=1).to(embedding.dtype)
-    batch, _, height, width = embedding.shape
-    positions = embedding.permute(0, 2, 3, 1).flatten(0, 2)  # (B * H * W, C)
-    # With the positions last one image's cost map needs no copy.
-    cost = linear(text.to(embedding.dtype).flatten(0, 1), positions)  # (T * P, B * H * W)
-    return cost.view(*text.shape[:2], batch, height, width).permute(2, 0, 1, 3, 4)
+    templates = text.to(embedding.dtype).flatten(0, 1)
+    maps = [linear(templates, image.flatten(1).T) for image in embedding]  # (T * P, H * W) each
+    cost = torch.stack(maps) if len(maps) > 1 else maps[0]  # a large copy that one image needs not
+    return cost.view(len(maps), *text.shape[:2], *embedding.shape[-2:])
 
 
 def nearest_classes(embedding: Tensor, text: Tensor, count: int) -> Tensor:

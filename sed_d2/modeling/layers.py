@@ -181,7 +181,7 @@ class LinearAttention(nn.Module):
         # Narrow heads share a product, in which what one head's k makes of another's v is masked:
         # one product of 32 columns takes less time than four of 8.
         heads = math.gcd(self.num_heads, max(1, 32 // width))
-        mask = torch.block_diag(*[y.new_ones(width, width + 1)] * heads)
+        others = torch.block_diag(*[y.new_ones(width, width + 1)] * heads) == 0
         groups = zip(
             *(z.split(heads * width, dim=-1) for z in qk.chunk(2, dim=-1)),
             v.split(heads * (width + 1), dim=-1),
@@ -192,7 +192,8 @@ class LinearAttention(nn.Module):
         for q, k, own_v, own_x in groups:
             # Divided by T, as in forward: a sum over many classes would overflow half precision.
             kv = torch.baddbmm(unused, k.transpose(1, 2), own_v, beta=0, alpha=1 / tokens)
-            z = torch.bmm(q, kv.mul_(mask)).unflatten(-1, (heads, -1))  # (S, T, heads, d + 1)
+            z = torch.bmm(q, kv.masked_fill_(others, 0)).unflatten(-1, (heads, -1))
+            # z: (S, T, heads, d + 1)
             own_x.addcdiv_(z[..., :-1], z[..., -1:].float() + self.eps / tokens)
 
 

@@ -1,6 +1,6 @@
 """Linear layers: by the faster library and, in inference, in place and on some rows at a time.
 
-What leaves the processor's caches, or is allocated anew, costs more time than the arithmetic.
+What leaves the processor's caches costs more time than the arithmetic.
 """
 
 import functools
@@ -16,7 +16,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``F.linear`` of (rows, C), by the faster library.
 
     As a 1×1 convolution it is oneDNN's, not MKL's, whose float32 products use half of the vector
-    unit on AMD's processors with AVX-512. On those without it MKL's are the faster ones.
+    unit on AMD's processors with AVX-512 (Intel's were not measured). Without AVX-512 MKL's are
+    faster. Torch leaves such a convolution to oneDNN with several threads and more than 20480
+    numbers only.
 
     Args:
         x: (rows, C), contiguous.
@@ -26,7 +28,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     Returns:
         (rows, C'), contiguous.
     """
-    if not (x.device.type == "cpu" and x.dtype == torch.float32 and _has_avx512()):
+    on_cpu = x.device.type == "cpu" and x.dtype == torch.float32
+    if not (on_cpu and x.numel() > 20480 and torch.get_num_threads() > 1 and _has_avx512()):
         return F.linear(x, weight, bias)
     maps = x.view(1, len(x), 1, -1).permute(0, 3, 1, 2)  # (1, C, rows, 1) in channels-last memory
     return F.conv2d(maps, weight[:, :, None, None], bias)[0, :, :, 0].T.contiguous()
@@ -92,8 +95,5 @@ def convnext_block_(
 
 
 def fold_layer_scale(layer: nn.Linear, gamma: Tensor) -> tuple[Tensor, Tensor]:
-    """Weight and bias of ``gamma * layer``: gamma * (W y + b) = (gamma W) y + gamma b.
-
-    The result is then added to the residual by the matrix product itself.
-    """
+    """Weight and bias of ``gamma * layer``: gamma * (W y + b) = (gamma W) y + gamma b."""
     return gamma.unsqueeze(1) * layer.weight, gamma * layer.bias

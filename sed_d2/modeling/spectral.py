@@ -19,13 +19,13 @@ def spectral_conv(x: Tensor, weight: Tensor, bias: Tensor, chunk: int = 32) -> T
     that is kept sees beyond either border only the zeros that lie between the periods.
 
     Args:
-        x: (N, P, H, W), float32, contiguous.
-        weight: (O, P, K, K), K odd.
+        x: (N, P, H, W), contiguous.
+        weight: (O, P, K, K), K odd, float32.
         bias: (O,).
         chunk: how many of the N are transformed at a time; bounds the memory.
 
     Returns:
-        (N, O, H, W) in channels-last memory.
+        (N, O, H, W), float32, in channels-last memory.
     """
     count, templates, height, width = x.shape
     out_dim, _, kernel, _ = weight.shape
@@ -35,9 +35,9 @@ def spectral_conv(x: Tensor, weight: Tensor, bias: Tensor, chunk: int = 32) -> T
     # Correlation, not convolution: the weight's exponent has the other sign.
     weight = transform(weight.permute(2, 3, 1, 0).flatten(2), offsets, offsets, periods, -1)
     weight = weight.view(2, -1, templates, out_dim)
-    output = x.new_empty(count, height, width, out_dim)
+    output = weight.new_empty(count, height, width, out_dim)
     for part, out in zip(x.split(chunk), output.split(chunk), strict=True):
-        images = part.flatten(0, 1).permute(1, 2, 0)  # (H, W, n * P)
+        images = part.to(weight).flatten(0, 1).permute(1, 2, 0)  # (H, W, n * P)
         f = transform(images, rows, columns, periods, 1).unflatten(2, (-1, templates))
         # (F, n, P) @ (F, P, O): one complex matrix product a frequency.
         real = torch.bmm(f[0], weight[0]).baddbmm_(f[1], weight[1], alpha=-1)

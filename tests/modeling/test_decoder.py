@@ -1,3 +1,4 @@
+import copy
 import math
 
 import pytest
@@ -14,7 +15,7 @@ from sed_d2.modeling.layers import (
     conv_to_one,
     guidance_chain,
 )
-from tools.benchmarking.plain import plain_decode
+from tools.benchmarking.plain import plain_cost_map, plain_decode
 
 
 def test_cost_map_is_the_cosine():
@@ -22,6 +23,9 @@ def test_cost_map_is_the_cosine():
     text = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[0.6, 0.8], [-0.8, 0.6]]])
     expected = torch.tensor([[0.6, 0.8], [1.0, 0.0]]).view(1, 2, 2, 1, 1)
     torch.testing.assert_close(cost_map(embedding, text), expected)
+    torch.manual_seed(0)
+    embedding, text = torch.randn(3, 4, 2, 5), torch.randn(6, 7, 4)  # three images
+    torch.testing.assert_close(cost_map(embedding, text), plain_cost_map(embedding, text))
 
 
 def test_union_of_top_k():
@@ -50,15 +54,20 @@ def test_linear_attention_survives_half_precision():
     assert y.dtype == torch.float16 and torch.isfinite(y).all()
 
 
+@pytest.mark.parametrize("dim, heads", [(8, 2), (32, 4), (64, 4), (64, 2), (48, 3), (16, 16)])
 @torch.no_grad()
-def test_linear_attention_in_place():
+def test_linear_attention_in_place(dim, heads):
     torch.manual_seed(0)
-    attention = LinearAttention(8, 2)
-    x = 3 * torch.randn(1, 9, 5, 8)  # nine tokens at five positions
+    attention = LinearAttention(dim, heads)
+    x = 3 * torch.randn(1, 9, 5, dim)  # nine tokens at five positions
     y = x[0].transpose(0, 1).contiguous()
     attention.add_(y, y.clone(), *attention.joined())
-    torch.testing.assert_close(y.transpose(0, 1), (x + attention(x))[0])
-    attention = attention.half()
+    torch.testing.assert_close(y.transpose(0, 1), (x + attention(x))[0], atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_linear_attention_in_place_survives_half_precision():
+    attention = LinearAttention(8, 2).half()
     torch.nn.init.constant_(attention.q.bias, -20)
     torch.nn.init.constant_(attention.k.bias, 300)
     y = torch.zeros(2, 847, 8).half()
@@ -90,11 +99,11 @@ def test_convolution_to_one_channel(dim):
 
 
 @pytest.mark.parametrize("has_avx512", [False, True])
-@torch.no_grad()
 def test_linear_by_either_library(has_avx512, monkeypatch):
     monkeypatch.setattr(linear_module, "_has_avx512", lambda: has_avx512)
     torch.manual_seed(0)
-    for rows, width, out_width in ((5, 3, 4), (1, 3, 4), (5, 1, 4), (5, 3, 1), (700, 32, 128)):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    for rows, width, out_width in ((5, 3, 4), (20481, 1, 4), (7000, 3, 1), (700, 32, 128)):
         x, weight, bias = (
             torch.randn(rows, width),
             torch.randn(out_width, width),
@@ -104,6 +113,12 @@ def test_linear_by_either_library(has_avx512, monkeypatch):
             y = linear_module.linear(x, weight, own)
             assert y.is_contiguous()
             torch.testing.assert_close(y, F.linear(x, weight, own), atol=1e-5, rtol=1e-5)
+        weight.requires_grad_()
+        gradients = [
+            torch.autograd.grad(f(x, weight, bias).square().mean(), weight)[0]
+            for f in (linear_module.linear, F.linear)
+        ]
+        torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-4)
 
 
 @torch.no_grad()
@@ -128,6 +143,12 @@ def test_the_first_choice_needs_no_features():
         expected = head(decoder.cost_conv(cost))[:, 0]
         logits = decoder.score(head, None, cost, 1000)
         torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
+        half = copy.deepcopy(decoder).bfloat16()
+        logits = half.score(half.levels[0].aux_head, None, cost.bfloat16(), 1000)
+        assert logits.dtype == torch.float32
+        assert (logits - expected).std() < 0.02 * expected.std()
+    with pytest.raises(ValueError, match="ask for them without top_k"):
+        decoder(cost[None], [], pooling=(1, 1), top_k=1, auxiliary=True)
 
 
 def test_class_attention_pools_and_comes_back_to_size():

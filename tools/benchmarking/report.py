@@ -19,7 +19,7 @@ STAGE_HEADERS = (
 )  # fmt: skip
 LEVEL_HEADERS = (
     "work", "plain s", "ours s", "plain / ours", "peak ours GB", "asked", "verdict",
-    "freed memory kept: plain s", "ours s", "plain / ours",
+    "plain s, memory kept", "ours s, kept", "plain / ours, kept",
 )  # fmt: skip
 
 
