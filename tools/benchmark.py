@@ -201,7 +201,8 @@ class Job:
         self.left_out.append(
             f"The plain form of {case.stage}, full, T={case.classes} is left out"
             f"{' with freed memory kept' if self.settings.keeps_memory else ''}: it takes about "
-            f"{needed / 1e9:.0f} GB, and {free_bytes(self.settings.device) / 1e9:.0f} GB are free."
+            f"{needed / 1e9:.0f} GB, more than 70 % of the "
+            f"{free_bytes(self.settings.device) / 1e9:.0f} GB that are free."
         )
         return replace(case, plain=False)
 
