@@ -15,6 +15,7 @@ from timm.layers.activations import GELU
 from torch import Tensor, nn
 
 from .linear import convnext_block_
+from .precision import autocast_dtype, in_dtype
 
 open_clip.add_model_config(Path(__file__).parent / "clip_configs")
 
@@ -158,19 +159,21 @@ class CLIPConvNeXt(Backbone):
         """
         visual = self.clip.visual
         images = images.contiguous(memory_format=torch.channels_last)
-        infers = not (self.training or torch.is_grad_enabled())
-        # Autocast knows no function that works in place, and casts each block's weights itself.
-        if infers and not torch.is_autocast_enabled(images.device.type):
-            last, stages = infer_trunk(visual.trunk, images)
-        else:
+        if self.training or torch.is_grad_enabled():
             last, stages = visual.trunk.forward_intermediates(images)
+        else:
+            dtype = autocast_dtype(images.device) or images.dtype
+            with torch.autocast(images.device.type, enabled=False):
+                last, stages = infer_trunk(visual.trunk, images, dtype)
         dense = visual.trunk.head.norm(last).permute(0, 2, 3, 1)  # (B, H/32, W/32, C')
         features = {f"res{i + 2}": stage for i, stage in enumerate(stages)}
         features["embedding"] = visual.head(dense).permute(0, 3, 1, 2)
         return features
 
 
-def infer_trunk(trunk: nn.Module, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+def infer_trunk(
+    trunk: nn.Module, images: Tensor, dtype: torch.dtype
+) -> tuple[Tensor, list[Tensor]]:
     """``trunk.forward_intermediates(images)`` for inference, most blocks in place.
 
     Hooks of modules within these blocks do not run.
@@ -178,6 +181,7 @@ def infer_trunk(trunk: nn.Module, images: Tensor) -> tuple[Tensor, list[Tensor]]
     Args:
         trunk: timm's ConvNeXt.
         images: (B, 3, H, W) in channels-last memory.
+        dtype: the precision of the layers; what they add up to has the images' own.
 
     Returns:
         The features after the last norm, and those of the stages at strides 4 to 32.
@@ -185,15 +189,20 @@ def infer_trunk(trunk: nn.Module, images: Tensor) -> tuple[Tensor, list[Tensor]]
     # More than the decoder works on at a time, since products with these large weights are slow
     # for few rows. On a CPU it is 16 MB, about its last cache.
     chunk = 1 << (22 if images.device.type == "cpu" else 25)
-    x, stages = trunk.stem(images), []
+
+    def run(module: nn.Module, x: Tensor) -> Tensor:
+        return in_dtype(module, dtype)(x.to(dtype)).to(images)
+
+    x, stages = run(trunk.stem, images), []
     for stage in trunk.stages:
-        x = stage.downsample(x).contiguous(memory_format=torch.channels_last)
+        x = run(stage.downsample, x).contiguous(memory_format=torch.channels_last)
         for block in stage.blocks:
             if has_linear_mlp(block):
-                mlp = block.mlp
-                convnext_block_(x, block.conv_dw, block.norm, mlp.fc1, mlp.fc2, block.gamma, chunk)
+                layers = (block.conv_dw, block.norm, block.mlp.fc1)
+                layers = [in_dtype(layer, dtype) for layer in layers]
+                convnext_block_(x, *layers, block.mlp.fc2, block.gamma, chunk)
             else:
-                x = block(x)
+                x = run(block, x)
         stages.append(x)
     return trunk.norm_pre(x), stages
 

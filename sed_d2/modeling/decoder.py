@@ -1,6 +1,5 @@
 """The gradual fusion decoder and category early rejection (SED, sections 3.2 and 3.3)."""
 
-import copy
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -12,6 +11,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from .layers import FAM, SFM, conv_to_one, guidance_chain, sum_of_taps
+from .precision import autocast_dtype, in_dtype, with_parameters
 from .spectral import spectral_conv
 
 
@@ -230,18 +230,15 @@ class GradualFusionDecoder(nn.Module):
                 "ophw,pr->orhw", self.cost_conv.weight, basis
             )
             parameters[link] = torch.einsum("pohw,pr->rohw", link, basis)
-        device_type = cost_map.device.type
-        if not torch.is_grad_enabled() and torch.is_autocast_enabled(device_type):
-            # Autocast knows no function that works in place, and would cast weights chunk by chunk.
-            dtype = torch.get_autocast_dtype(device_type)
-            parameters = {p: parameters.get(p, p).to(dtype) for p in self.parameters()}
-            cost_map = cost_map.to(dtype)
-            image_features = [feature.to(dtype) for feature in image_features]
-            with torch.autocast(device_type, enabled=False):
-                decoder = with_parameters(self, parameters)
-                return decoder.decode(cost_map, image_features, pooling, top_k, auxiliary)
         decoder = with_parameters(self, parameters) if parameters else self
-        return decoder.decode(cost_map, image_features, pooling, top_k, auxiliary)
+        dtype = None if torch.is_grad_enabled() else autocast_dtype(cost_map.device)
+        if dtype is None:
+            return decoder.decode(cost_map, image_features, pooling, top_k, auxiliary)
+        cost_map = cost_map.to(dtype)
+        image_features = [feature.to(dtype) for feature in image_features]
+        with torch.autocast(cost_map.device.type, enabled=False):
+            decoder = in_dtype(decoder, dtype)
+            return decoder.decode(cost_map, image_features, pooling, top_k, auxiliary)
 
     def decode(
         self,
@@ -331,14 +328,6 @@ class GradualFusionDecoder(nn.Module):
             return head(x)[:, 0]
         parts = x.split(max(1, chunk // x[0].numel()))
         return torch.cat([conv_to_one(part, head)[:, 0] for part in parts])
-
-
-def with_parameters(module: nn.Module, parameters: dict[Tensor, Tensor]) -> nn.Module:
-    """The same module with other tensors in place of some parameters; the module stays as it is."""
-    twin = copy.copy(module)
-    twin._parameters = {k: parameters.get(p, p) for k, p in module._parameters.items()}
-    twin._modules = {k: with_parameters(m, parameters) for k, m in module._modules.items()}
-    return twin
 
 
 def union_of_top_k(logits: Tensor, k: int) -> Tensor:

@@ -17,8 +17,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
     As a 1×1 convolution it is oneDNN's, not MKL's, whose float32 products use half of the vector
     unit on AMD's processors with AVX-512 (Intel's were not measured). Without AVX-512 MKL's are
-    faster. Torch leaves such a convolution to oneDNN with several threads and more than 20480
-    numbers only.
+    faster. In bfloat16 oneDNN has both; the convolution adds the bias on the way, where the linear
+    layer writes it first, which shows with large weights. Torch leaves such a convolution to oneDNN
+    with several threads and more than 20480 numbers only.
 
     Args:
         x: (rows, C), contiguous.
@@ -28,8 +29,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     Returns:
         (rows, C'), contiguous.
     """
-    on_cpu = x.device.type == "cpu" and x.dtype == torch.float32
-    if not (on_cpu and x.numel() > 20480 and torch.get_num_threads() > 1 and _has_avx512()):
+    large = x.device.type == "cpu" and x.numel() > 20480 and torch.get_num_threads() > 1
+    pays = x.dtype == torch.float32 or x.dtype == torch.bfloat16 and weight.numel() >= 1 << 16
+    if not (large and pays and _has_avx512()):
         return F.linear(x, weight, bias)
     maps = x.view(1, len(x), 1, -1).permute(0, 3, 1, 2)  # (1, C, rows, 1) in channels-last memory
     return F.conv2d(maps, weight[:, :, None, None], bias)[0, :, :, 0].T.contiguous()
@@ -79,7 +81,7 @@ def convnext_block_(
     """``x += gamma * second(GELU(first(norm(dwconv(x)))))`` at every position, in place.
 
     Args:
-        x: (N, C, H, W) in channels-last memory.
+        x: (N, C, H, W) in channels-last memory, of the layers' precision or a finer one.
         dwconv: C -> C, of the same resolution.
         norm: over the last axis of (N, H, W, C).
         first: C -> hidden width.
@@ -87,9 +89,10 @@ def convnext_block_(
         gamma: (C,), the layer scale.
         chunk: elements that are worked on at a time (at least one of the N).
     """
-    weight, bias = fold_layer_scale(second, gamma)
+    dtype = first.weight.dtype
+    weight, bias = (z.to(dtype) for z in fold_layer_scale(second, gamma))
     for part in x.split(max(1, chunk // x[0].numel())):
-        y = norm(dwconv(part).permute(0, 2, 3, 1)).flatten(0, 2)  # (n * H * W, C)
+        y = norm(dwconv(part.to(dtype)).permute(0, 2, 3, 1)).flatten(0, 2)  # (n * H * W, C)
         rows = part.permute(0, 2, 3, 1).view(y.shape)
         add_mlp_(rows, y, first, torch.ops.aten.gelu_, weight, bias, chunk)
 

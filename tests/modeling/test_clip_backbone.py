@@ -96,7 +96,7 @@ def test_inference_in_place_gives_timms_own_features(in_place, options, count):
     trunk = trunk.eval().to(memory_format=torch.channels_last)
     images = torch.rand(2, 3, 64, 96).contiguous(memory_format=torch.channels_last)
     with torch.no_grad():
-        last, stages = infer_trunk(trunk, images)
+        last, stages = infer_trunk(trunk, images, torch.float32)
         expected, features = trunk.forward_intermediates(images)
     assert len(in_place) == count
     torch.testing.assert_close(last, expected, atol=1e-5, rtol=1e-4)
@@ -111,7 +111,26 @@ def test_all_blocks_of_the_released_towers_can_be_computed_in_place(name):
     assert len(blocks) == 36 and all(map(has_linear_mlp, blocks))
 
 
-def test_only_inference_in_full_precision_is_in_place(in_place):
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_in_place_is_as_near_as_autocast(in_place, dtype):
+    torch.manual_seed(0)
+    trunk = ConvNeXt(depths=(1, 1, 2, 1), dims=(8, 16, 24, 32), ls_init_value=0.5).eval()
+    for parameter in trunk.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    images = torch.rand(2, 3, 64, 96).contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        expected, _ = trunk.forward_intermediates(images)
+        last, stages = infer_trunk(trunk, images, dtype)
+        with torch.autocast("cpu", dtype=dtype):
+            autocast, _ = trunk.forward_intermediates(images)
+    assert len(in_place) == 5
+    assert {x.dtype for x in (last, *stages)} == {torch.float32}
+    assert {p.dtype for p in trunk.parameters()} == {torch.float32}
+    errors = [(x - expected).square().mean().sqrt() for x in (last, autocast)]
+    assert 0 < errors[0] < 1.2 * errors[1]
+
+
+def test_only_inference_is_in_place(in_place):
     backbone = CLIPConvNeXt(clip=build_clip("shapes_convnext_atto"))
     # The small model's blocks are convolutions: give it some with linear layers.
     others = ConvNeXt(depths=(1, 1, 1, 1), dims=(40, 80, 160, 320)).stages
@@ -121,11 +140,12 @@ def test_only_inference_in_full_precision_is_in_place(in_place):
     backbone.eval()(images)
     with torch.no_grad():
         backbone.train()(images)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            backbone.eval()(images)
         assert not in_place
-        backbone(images)
+        backbone.eval()(images)
         assert len(in_place) == 4
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert backbone(images)["embedding"].dtype == torch.bfloat16
+        assert len(in_place) == 8
 
 
 @pytest.mark.parametrize(

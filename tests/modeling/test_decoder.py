@@ -103,7 +103,7 @@ def test_linear_by_either_library(has_avx512, monkeypatch):
     monkeypatch.setattr(linear_module, "_has_avx512", lambda: has_avx512)
     torch.manual_seed(0)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    for rows, width, out_width in ((5, 3, 4), (20481, 1, 4), (7000, 3, 1), (700, 32, 128)):
+    for rows, width, out_width in ((5, 3, 4), (20481, 1, 4), (7000, 3, 1), (700, 32, 2048)):
         x, weight, bias = (
             torch.randn(rows, width),
             torch.randn(out_width, width),
@@ -113,6 +113,10 @@ def test_linear_by_either_library(has_avx512, monkeypatch):
             y = linear_module.linear(x, weight, own)
             assert y.is_contiguous()
             torch.testing.assert_close(y, F.linear(x, weight, own), atol=1e-5, rtol=1e-5)
+        half = [z.bfloat16() for z in (x, weight, bias)]
+        torch.testing.assert_close(
+            linear_module.linear(*half), F.linear(*half), atol=0.02, rtol=0.02
+        )
         weight.requires_grad_()
         gradients = [
             torch.autograd.grad(f(x, weight, bias).square().mean(), weight)[0]
