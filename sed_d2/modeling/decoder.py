@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from .layers import FAM, SFM, conv_to_one, guidance_chain, sum_of_taps
+from .layers import FAM, SFM, as_linear, conv_to_one, guidance_chain, sum_of_taps
 from .precision import autocast_dtype, in_dtype, with_parameters
 from .spectral import spectral_conv
 
@@ -91,7 +91,7 @@ class FusionLevel(nn.Module):
         cost_map: Tensor,
         image_feature: Tensor,
         *,
-        links: Sequence[nn.ConvTranspose2d],
+        links: Sequence[tuple[Tensor, Tensor]],
         head: nn.Conv2d | None,
         pooling: tuple[int, int],
         chunk: int,
@@ -102,8 +102,9 @@ class FusionLevel(nn.Module):
             x: (T, dim, H, W) in channels-last memory; it is overwritten.
             cost_map: (T, P, H0, W0) in channels-last memory.
             image_feature: (1, image_dim, 2H, 2W).
-            links: what makes this level's cost guidance of the cost map, one after another. Made
-                anew for each few classes it costs little time, and is never held for all of them.
+            links: what makes this level's cost guidance of the cost map, one after another, see
+                :func:`as_linear`. Made anew for each few classes it costs little time, and is never
+                held for all of them.
             head: what follows the last level.
             pooling: the (height, width) of class attention's cells.
             chunk: elements that are worked on at a time.
@@ -120,8 +121,11 @@ class FusionLevel(nn.Module):
         classes = max(1, chunk // shared.numel())
         parts = (tensor.split(classes) for tensor in (x, cost_map, output))
         for x_part, cost, out in zip(*parts, strict=True):
-            y = self.sfm(x_part, shared, guidance_chain(links, cost), composed)
-            out.copy_(conv_to_one(y, head) if head else y)
+            guidance = guidance_chain(links, cost)
+            if head:
+                out.copy_(conv_to_one(self.sfm(x_part, shared, guidance, composed), head))
+            else:
+                self.sfm(x_part, shared, guidance, composed, out=out)
         return output
 
 
@@ -277,7 +281,7 @@ class GradualFusionDecoder(nn.Module):
                 logits = level.aux_head(own)  # (B * T, 1, H, W)
                 aux_logits.append(logits.view(num_images, -1, *logits.shape[-2:]))
             if chunk:
-                links.append(level.cost_guidance[0])
+                links.append(as_linear(level.cost_guidance[0]))
                 cost = cost.contiguous(memory_format=torch.channels_last)
                 x = level.infer(
                     x,

@@ -12,6 +12,7 @@ from sed_d2.modeling.layers import (
     SFM,
     ClassAttention,
     LinearAttention,
+    as_linear,
     conv_to_one,
     guidance_chain,
 )
@@ -132,7 +133,8 @@ def test_a_chain_of_cost_guidance():
     x = expected = torch.randn(2, 6, 3, 5)
     for i, link in enumerate(links):
         expected = F.relu(link(expected))
-        y = guidance_chain(links[: i + 1], x.contiguous(memory_format=torch.channels_last))
+        layers = [as_linear(own) for own in links[: i + 1]]
+        y = guidance_chain(layers, x.contiguous(memory_format=torch.channels_last))
         torch.testing.assert_close(y, expected, atol=1e-5, rtol=1e-5)
         assert y.is_contiguous(memory_format=torch.channels_last)
 
