@@ -18,6 +18,9 @@ from torch.nn import functional as F
 #: Upsampled scores held at a time, in elements (64 MiB of float32).
 MAX_ELEMENTS = 1 << 24
 
+#: Classes upsampled at a time on a CPU: more leave its caches, fewer are merged too often.
+CPU_CLASSES = 8
+
 
 class View(NamedTuple):
     """A part of an image and the size it is shown to the model at.
@@ -156,6 +159,8 @@ def merged_scores(
         (n,) class indices and their scores (n, height, width).
     """
     step = max(1, max_elements // (size[0] * size[1]))
+    if classes.device.type == "cpu":
+        step = min(step, CPU_CLASSES)
     counts = [_coverage(group, size) for group in groups]
     for chosen in classes.split(step):
         total = None
@@ -190,7 +195,7 @@ def merged_labels(
             best, labels = value, chosen[index]
         else:
             better = value > best
-            best = torch.where(better, value, best)
+            torch.maximum(best, value, out=best)
             labels = torch.where(better, chosen[index], labels)
     return labels
 
