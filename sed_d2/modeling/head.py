@@ -70,8 +70,8 @@ class SEDHead(nn.Module):
         self.guidance = GUIDANCE[guidance]
         self.pre_reject = pre_reject
         self.template_channels = template_channels
-        # The last text embeddings that were reduced, and their reduction.
-        self._reduced = (None, None, None)
+        # The last text embeddings that inference was given, and what it made of them.
+        self._prepared = (None, None, None, None)
 
     @classmethod
     def from_config(cls, cfg, input_shape):
@@ -114,8 +114,7 @@ class SEDHead(nn.Module):
         if not self.training:
             if self.pre_reject and self.pre_reject < len(text):
                 keep = nearest_classes(embedding, text, self.pre_reject)
-            if self.template_channels:
-                text, basis = self._reduce(text)
+            text, basis = self._prepare(text, embedding.dtype)
             text = text if keep is None else text[keep]
         output = self.decoder(
             cost_map(embedding, text),
@@ -129,11 +128,14 @@ class SEDHead(nn.Module):
             output = output._replace(survivors=keep[output.survivors])
         return output
 
-    def _reduce(self, text: Tensor) -> tuple[Tensor, Tensor]:
-        """:func:`reduce_templates`, once for the same embeddings."""
-        if self._reduced[0] is not text:
-            self._reduced = (text, *reduce_templates(text, self.template_channels))
-        return self._reduced[1:]
+    def _prepare(self, text: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+        """The embeddings in a precision, reduced if asked for; once for the same embeddings."""
+        if self._prepared[0] is not text or self._prepared[1] != dtype:
+            own, basis = text, None
+            if self.template_channels:
+                own, basis = reduce_templates(text, self.template_channels)
+            self._prepared = (text, dtype, own.to(dtype), basis)
+        return self._prepared[2:]
 
 
 def cost_map(embedding: Tensor, text: Tensor) -> Tensor:

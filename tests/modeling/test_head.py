@@ -97,6 +97,22 @@ def test_the_reduction_follows_the_text(inputs):
             torch.testing.assert_close(model(features, some).logits, expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("channels", [0, 80])
+def test_the_embeddings_are_cast_once_and_follow_the_precision(inputs, channels):
+    features, text = inputs
+    model = head(template_channels=channels)
+    casts = []
+    with torch.no_grad():
+        expected = model(features, text).logits
+        for _ in range(2):
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                own = {name: feature.bfloat16() for name, feature in features.items()}
+                assert model(own, text).logits.dtype == torch.bfloat16
+            casts.append(model._prepare(text, torch.bfloat16)[0])
+        assert casts[0] is casts[1] and casts[0].dtype == torch.bfloat16
+        assert torch.equal(model(features, text).logits, expected)
+
+
 def test_values_that_cannot_work_are_refused():
     with pytest.raises(ValueError, match="TEST.PREREJECT -1"):
         head(pre_reject=-1)
