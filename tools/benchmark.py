@@ -315,7 +315,9 @@ def main(arguments=None) -> None:
     tables, results, curve = [], {"stages": [], "levels": []}, []
     if "levels" in args.parts:
         cases = [level.case for level in wanted]
-        results["levels"] = job.measure(cases)
+        profiling = Job(replace(settings, profiles=True), resolution)
+        results["levels"] = profiling.measure(cases)
+        job.left_out += profiling.left_out
         kept = {}
         if cpu:
             keeps = Job(replace(settings, keeps_memory=True), resolution)
@@ -326,6 +328,9 @@ def main(arguments=None) -> None:
         kept = [kept.get(case) for case in cases]
         rows = report_module.level_rows(wanted, results["levels"], kept, machine, trained)
         tables.append(("Levels", report_module.LEVEL_HEADERS, rows))
+        rows = report_module.profile_rows(wanted, results["levels"], machine, trained)
+        if rows:
+            tables.append(("Levels that were not met", report_module.PROFILE_HEADERS, rows))
     if "stages" in args.parts:
         results["stages"] = job.measure(stage_cases(args))
         rows = report_module.stage_rows(results["stages"], machine)

@@ -18,7 +18,15 @@ from tools.benchmarking import case as case_module
 from tools.benchmarking import floor, plain
 from tools.benchmarking.case import Settings
 from tools.benchmarking.levels import Level, Verdict, fit_line, judge, levels, spread
-from tools.benchmarking.report import LEVEL_HEADERS, level_rows, render, stage_rows
+from tools.benchmarking.operators import kind
+from tools.benchmarking.report import (
+    LEVEL_HEADERS,
+    PROFILE_HEADERS,
+    level_rows,
+    profile_rows,
+    render,
+    stage_rows,
+)
 from tools.benchmarking.stages import Bench, Case
 from tools.page import update_page
 
@@ -177,6 +185,44 @@ def test_the_table_of_levels():
         ["decoder", "", "", "", "", asked, "not met: killed", "", "", ""],
     ]
     assert {len(row) for row in rows} == {len(LEVEL_HEADERS)}
+
+
+def test_a_level_that_was_not_met_tells_why():
+    level = Level("decoder", Case("decoder", 150), ratio=4)
+    outcome = {
+        **result(plain=3.0),
+        # A quarter of a second at 2e11 multiply-adds a second: plain / 12 at most.
+        "work": [[3 * 10**10, 0], [2 * 10**10, 10]],
+        "profile": {"products": 0.6, "norms": 0.15, "rest": 0.05},
+    }
+    machine = floor.Machine({"float32": FAST}, 1e10)
+    outcomes = [result(), outcome, {"error": "killed"}]
+    rows = profile_rows([level] * 3, outcomes, machine, trained=False)
+    assert rows == [["decoder", "1.000", "0.250", "12.00", "75 % products, 19 % norms, 6 % rest"]]
+    assert len(rows[0]) == len(PROFILE_HEADERS)
+
+
+def test_operators_have_kinds(bench):
+    kinds = {
+        "aten::addmm": "products",
+        "aten::baddbmm_": "products",
+        "aten::_convolution": "convolutions",
+        "aten::mkldnn_convolution": "convolutions",
+        "aten::exp2_": "activations",
+        "aten::expand": "rest",
+        "aten::addcdiv_": "sums",
+        "aten::maximum": "sums",
+        "aten::max": "upsampling, labels",
+        "aten::masked_fill_": "copies",
+        "aten::view": "rest",
+    }
+    assert {name: kind(name) for name in kinds} == kinds
+    settings = replace(SETTINGS, profiles=True)
+    outcome = case_module.measure(bench, Case("decoder", 20), settings)
+    seconds = outcome["profile"]
+    assert {"convolutions", "norms", "activations", "sums", "copies"} <= set(seconds)
+    assert list(seconds.values()) == sorted(seconds.values(), reverse=True)
+    assert 0 < sum(seconds.values()) < 100
 
 
 def test_the_levels_are_those_asked_for():

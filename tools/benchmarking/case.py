@@ -28,6 +28,7 @@ from sed_d2.cli import keep_freed_memory, one_sentence  # noqa: E402
 from sed_d2.modeling import decoder as decoder_module  # noqa: E402
 from tools.benchmarking import plain  # noqa: E402
 from tools.benchmarking.floor import clock, measure_machine  # noqa: E402
+from tools.benchmarking.operators import profile  # noqa: E402
 from tools.benchmarking.stages import Bench, Case  # noqa: E402
 
 
@@ -46,6 +47,7 @@ class Settings:
         seconds: no more repeats after this time, but at least 2.
         structured: random texts and features, and chosen survivors, for trained weights too.
         keeps_memory: whether the process keeps freed memory, as the programs do.
+        profiles: whether one more run of ours is profiled.
     """
 
     config_file: str
@@ -58,6 +60,7 @@ class Settings:
     seconds: float = 120.0
     structured: bool = False
     keeps_memory: bool = False
+    profiles: bool = False
 
 
 class Survivors:
@@ -206,6 +209,10 @@ def measure(bench: Bench, case: Case, settings: Settings) -> dict:
             checks["plain_survivors"] = counts["plain"]
         answers.clear()
         time_by_turns(list(forms.values()), settings)
+        kinds = {}
+        if settings.profiles:
+            with bench.autocast(case.dtype):
+                kinds["profile"] = profile(pair.ours, bench.device)
     return {
         "case": asdict(case),
         **{
@@ -220,6 +227,7 @@ def measure(bench: Bench, case: Case, settings: Settings) -> dict:
         "survivors": counts["ours"],
         "part_names": pair.parts,
         "work": pair.work(counts["ours"]),
+        **kinds,
     }
 
 

@@ -21,6 +21,7 @@ LEVEL_HEADERS = (
     "work", "plain s", "ours s", "plain / ours", "peak ours GB", "asked", "verdict",
     "plain s, memory kept", "ours s, kept", "plain / ours, kept",
 )  # fmt: skip
+PROFILE_HEADERS = ("work", "ours s", "floor s", "plain / floor", "where the time of ours goes")
 
 
 def level_rows(
@@ -46,6 +47,32 @@ def level_rows(
         rows.append(
             [level.name, *_pair(result), peak, level.asked, str(verdict), *_pair(other or {})]
         )
+    return rows
+
+
+def profile_rows(
+    levels: list[Level], results: list[dict], machine: Machine, trained: bool
+) -> list[list[str]]:
+    """For each level that was not met what it could be at most, and where its time goes.
+
+    Args:
+        levels: what is asked.
+        results: for each level.
+        machine: the machine.
+        trained: whether the weights are.
+    """
+    rows = []
+    for level, result in zip(levels, results, strict=True):
+        met = judge(level, result, machine.multiply_adds["float32"], trained).met
+        if met or "error" in result:
+            continue
+        work = sum((Work(*part) for part in result["work"]), Work())
+        least = machine.floor(work, level.case.dtype)
+        plain, ours, _ = _pair(result)
+        most = f"{float(plain) / least:.2f}" if plain else ""
+        total = sum(result["profile"].values())
+        shares = [f"{100 * s / total:.0f} % {k}" for k, s in result["profile"].items()]
+        rows.append([level.name, ours, f"{least:.3f}", most, ", ".join(shares)])
     return rows
 
 
