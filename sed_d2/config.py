@@ -34,7 +34,8 @@ def add_sed_config(cfg: CN) -> None:
     cfg.MODEL.WEIGHTS_STRICT = True
 
     # The precision that inference computes the encoder and the decoder in: bfloat16, float16, or
-    # "" for float32. Training has SOLVER.AMP.
+    # "" for float32. CPUs need units of their own for it (avx512_bf16 or AMX for bfloat16); without
+    # them it takes much longer than float32. Training has SOLVER.AMP.
     cfg.MODEL.AUTOCAST = ""
 
     head = cfg.MODEL.SEM_SEG_HEAD
