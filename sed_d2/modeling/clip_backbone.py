@@ -176,7 +176,7 @@ def infer_trunk(
 ) -> tuple[Tensor, list[Tensor]]:
     """``trunk.forward_intermediates(images)`` for inference, most blocks in place.
 
-    Hooks of modules within these blocks do not run.
+    Hooks of these blocks, their MLPs and the layers of those do not run.
 
     Args:
         trunk: timm's ConvNeXt.
@@ -202,7 +202,8 @@ def infer_trunk(
                 layers = [in_dtype(layer, dtype) for layer in layers]
                 convnext_block_(x, *layers, block.mlp.fc2, block.gamma, chunk)
             else:
-                x = run(block, x)
+                with torch.autocast(x.device.type, dtype, enabled=dtype != x.dtype):
+                    x = block(x)
         stages.append(x)
     return trunk.norm_pre(x), stages
 

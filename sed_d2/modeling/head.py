@@ -70,7 +70,7 @@ class SEDHead(nn.Module):
         self.guidance = GUIDANCE[guidance]
         self.pre_reject = pre_reject
         self.template_channels = template_channels
-        # The last text embeddings that inference was given, and what it made of them.
+        # The last text embeddings that inference cast or reduced, the precision, and the result.
         self._prepared = (None, None, None, None)
 
     @classmethod
@@ -130,11 +130,15 @@ class SEDHead(nn.Module):
 
     def _prepare(self, text: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
         """The embeddings in a precision, reduced if asked for; once for the same embeddings."""
+        if text.dtype == dtype and not self.template_channels:
+            return text, None
         if self._prepared[0] is not text or self._prepared[1] != dtype:
             own, basis = text, None
-            if self.template_channels:
-                own, basis = reduce_templates(text, self.template_channels)
-            self._prepared = (text, dtype, own.to(dtype), basis)
+            # What is kept serves calls in any mode of autograd.
+            with torch.inference_mode(False), torch.no_grad():
+                if self.template_channels:
+                    own, basis = reduce_templates(text, self.template_channels)
+                self._prepared = (text, dtype, own.to(dtype), basis)
         return self._prepared[2:]
 
 

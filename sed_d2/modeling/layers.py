@@ -157,7 +157,8 @@ class LinearAttention(nn.Module):
     def joined(self) -> tuple[Tensor, Tensor]:
         """Weight and bias of q, k and v as one layer, for :meth:`add_`.
 
-        q and k come as multiples of ln 2, because torch's exp2 takes a third of the time of exp.
+        q and k come in units of ln 2, because in float32 torch's exp2 takes a third of the time of
+        exp.
         Each head of v has one more output, which is always 1: what the products make of it is the
         normaliser.
         """

@@ -84,9 +84,9 @@ def convnext_block_(
         x: (N, C, H, W) in channels-last memory, of the layers' precision or a finer one.
         dwconv: C -> C, of the same resolution.
         norm: over the last axis of (N, H, W, C).
-        first: C -> hidden width.
-        second: hidden width -> C.
-        gamma: (C,), the layer scale.
+        first: C -> hidden width; it sets the precision.
+        second: hidden width -> C, of that precision or a finer one.
+        gamma: (C,), the layer scale, of second's precision.
         chunk: elements that are worked on at a time (at least one of the N).
     """
     dtype = first.weight.dtype

@@ -1,6 +1,7 @@
-"""Inference in half precision, by weights that are cast, not by autocast.
+"""The same module with other parameters: for inference in half precision, and for folded weights.
 
-Autocast knows no function that works in place, and casts the weights of every call anew.
+In inference autocast only says which precision is asked for: it knows no function that works in
+place, and would cast folded weights again for every few classes.
 """
 
 import copy
@@ -26,4 +27,6 @@ def with_parameters(module: nn.Module, parameters: Mapping[Tensor, Tensor]) -> n
 
 def in_dtype(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     """The same module with parameters of a dtype; the module stays as it is."""
+    if all(p.dtype == dtype for p in module.parameters()):
+        return module
     return with_parameters(module, {p: p.to(dtype) for p in module.parameters()})

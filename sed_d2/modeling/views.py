@@ -153,7 +153,7 @@ def merged_scores(
         groups: the answers of :class:`ViewPlan`'s groups.
         classes: (T',) ascending class indices to merge.
         size: (height, width) of the output.
-        max_elements: bounds n * height * width (n is at least 1).
+        max_elements: bounds n * height * width (n is at least 1, and on a CPU at most CPU_CLASSES).
 
     Yields:
         (n,) class indices and their scores (n, height, width).
@@ -184,7 +184,8 @@ def merged_labels(
 ) -> Tensor:
     """The class of the highest averaged score of each pixel, (height, width) int64.
 
-    Of equal scores the first class wins.
+    Of scores that are equal after upsampling the first class wins. (Torch upsamples to fewer than
+    some 64×64 pixels with roundings that depend on n.)
     """
     # The others score 0 everywhere.
     alive = torch.cat([answer.survivors for group in groups for answer in group]).unique()
@@ -195,7 +196,7 @@ def merged_labels(
             best, labels = value, chosen[index]
         else:
             better = value > best
-            torch.maximum(best, value, out=best)
+            best = torch.maximum(best, value)
             labels = torch.where(better, chosen[index], labels)
     return labels
 

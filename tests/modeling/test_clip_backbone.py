@@ -73,11 +73,13 @@ def test_channels_last_memory_changes_nothing():
 
 @pytest.fixture
 def in_place(monkeypatch):
-    """The blocks that were computed in place: a list that grows."""
+    """The precisions of the blocks that were computed in place: a list that grows."""
     calls = []
     own = clip_backbone.convnext_block_
     monkeypatch.setattr(
-        clip_backbone, "convnext_block_", lambda *args: calls.append(1) or own(*args)
+        clip_backbone,
+        "convnext_block_",
+        lambda *args: calls.append(args[3].weight.dtype) or own(*args),
     )
     return calls
 
@@ -112,9 +114,10 @@ def test_all_blocks_of_the_released_towers_can_be_computed_in_place(name):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_in_place_is_as_near_as_autocast(in_place, dtype):
+@pytest.mark.parametrize("options, count", [({}, 5), ({"conv_mlp": True}, 0)])
+def test_half_precision_is_about_as_near_as_autocast(in_place, options, count, dtype):
     torch.manual_seed(0)
-    trunk = ConvNeXt(depths=(1, 1, 2, 1), dims=(8, 16, 24, 32), ls_init_value=0.5).eval()
+    trunk = ConvNeXt(depths=(1, 1, 2, 1), dims=(8, 16, 24, 32), ls_init_value=0.5, **options).eval()
     for parameter in trunk.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     images = torch.rand(2, 3, 64, 96).contiguous(memory_format=torch.channels_last)
@@ -123,11 +126,27 @@ def test_half_precision_in_place_is_as_near_as_autocast(in_place, dtype):
         last, stages = infer_trunk(trunk, images, dtype)
         with torch.autocast("cpu", dtype=dtype):
             autocast, _ = trunk.forward_intermediates(images)
-    assert len(in_place) == 5
-    assert {x.dtype for x in (last, *stages)} == {torch.float32}
+    assert in_place == [dtype] * count
     assert {p.dtype for p in trunk.parameters()} == {torch.float32}
     errors = [(x - expected).square().mean().sqrt() for x in (last, autocast)]
-    assert 0 < errors[0] < 1.2 * errors[1]
+    assert 0.5 * errors[1] < errors[0] < 1.7 * errors[1]
+
+
+@pytest.mark.parametrize("options", [{}, {"conv_mlp": True}])
+def test_what_the_blocks_add_up_to_stays_in_float32(options):
+    """Ten blocks add 1 each to 4,000; float16 has even numbers only, bfloat16 multiples of 16."""
+    trunk = ConvNeXt(depths=(1, 1, 10, 1), dims=(8, 16, 24, 32), ls_init_value=1.0, **options)
+    for block in trunk.stages[2].blocks:
+        torch.nn.init.zeros_(block.mlp.fc2.weight)
+        torch.nn.init.ones_(block.mlp.fc2.bias)
+    down = trunk.stages[2].downsample[1]
+    torch.nn.init.zeros_(down.weight)
+    torch.nn.init.constant_(down.bias, 4000)
+    images = torch.rand(1, 3, 64, 64).contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        for dtype in (torch.bfloat16, torch.float16):
+            stage = infer_trunk(trunk.eval(), images, dtype)[1][2]
+            assert stage.dtype == torch.float32 and (stage == 4010).all()
 
 
 def test_only_inference_is_in_place(in_place):
@@ -142,10 +161,10 @@ def test_only_inference_is_in_place(in_place):
         backbone.train()(images)
         assert not in_place
         backbone.eval()(images)
-        assert len(in_place) == 4
+        assert in_place == [torch.float32] * 4
         with torch.autocast("cpu", dtype=torch.bfloat16):
             assert backbone(images)["embedding"].dtype == torch.bfloat16
-        assert len(in_place) == 8
+        assert in_place[4:] == [torch.bfloat16] * 4
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ def test_rejected_classes_score_zero():
 @pytest.mark.parametrize("max_elements", [1, 7 * 9 * 2, 1 << 24])
 def test_labels_do_not_depend_on_the_chunk(max_elements):
     torch.manual_seed(0)
-    scores = torch.rand(20, 3, 4)
+    scores = torch.rand(20, 3, 4, requires_grad=True)  # a user may forget no_grad
     expected = F.interpolate(scores[None], size=(7, 9), mode="bilinear", align_corners=False)
     labels = merged_labels([[answer(scores)]], (7, 9), max_elements)
     assert torch.equal(labels, expected[0].argmax(0))

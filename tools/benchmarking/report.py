@@ -68,11 +68,11 @@ def profile_rows(
             continue
         work = sum((Work(*part) for part in result["work"]), Work())
         least = machine.floor(work, level.case.dtype)
-        plain, ours, _ = _pair(result)
-        most = f"{float(plain) / least:.2f}" if plain else ""
+        plain = result.get("plain")
+        most = f"{spread(plain['seconds']).median / least:.2f}" if plain else ""
         total = sum(result["profile"].values())
         shares = [f"{100 * s / total:.0f} % {k}" for k, s in result["profile"].items()]
-        rows.append([level.name, ours, f"{least:.3f}", most, ", ".join(shares)])
+        rows.append([level.name, _pair(result)[1], f"{least:.3f}", most, ", ".join(shares)])
     return rows
 
 
