@@ -187,8 +187,8 @@ def infer_trunk(
         The features after the last norm, and those of the stages at strides 4 to 32.
     """
     # More than the decoder works on at a time, since products with these large weights are slow
-    # for few rows. On a CPU it is 16 MB, about its last cache.
-    chunk = 1 << (22 if images.device.type == "cpu" else 25)
+    # for few rows. On a CPU it is 32 MB of float32, about its last cache.
+    chunk = 1 << (23 if images.device.type == "cpu" else 25)
 
     def run(module: nn.Module, x: Tensor) -> Tensor:
         return in_dtype(module, dtype)(x.to(dtype)).to(images)

@@ -12,14 +12,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
+#: Rows from which on oneDNN's convolution is the faster one, though it lays out the weights anew.
+LEAST_ROWS = {torch.float32: 512, torch.bfloat16: 1024}
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``F.linear`` of (rows, C), by the faster library.
 
-    As a 1×1 convolution it is oneDNN's, not MKL's, whose float32 products use half of the vector
-    unit on AMD's processors with AVX-512 (Intel's were not measured). Without AVX-512 MKL's are
-    faster. In bfloat16 oneDNN has both; the convolution adds the bias on the way, where the linear
-    layer writes it first, which shows with large weights. Torch leaves such a convolution to oneDNN
-    with several threads and more than 20480 numbers only.
+    On CPUs with AVX-512 it is oneDNN's 1×1 convolution where there are many rows. Torch's linear
+    layer is MKL's in float32, whose products use half of the vector unit on AMD's newer processors
+    (Zen 5; on Zen 4 they are a tenth slower, Intel's were not measured). In bfloat16 it is oneDNN's,
+    but writes the bias before the product, which shows with large weights.
 
     Args:
         x: (rows, C), contiguous.
@@ -29,9 +32,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     Returns:
         (rows, C'), contiguous.
     """
-    large = x.device.type == "cpu" and x.numel() > 20480 and torch.get_num_threads() > 1
-    pays = x.dtype == torch.float32 or x.dtype == torch.bfloat16 and weight.numel() >= 1 << 16
-    if not (large and pays and _has_avx512()):
+    many = x.device.type == "cpu" and len(x) >= LEAST_ROWS.get(x.dtype, math.inf)
+    pays = x.dtype == torch.float32 or weight.numel() >= 1 << 16
+    # With one thread, or few numbers, torch gives a convolution to a slower kernel than oneDNN's.
+    onednn = x.numel() > 20480 and torch.get_num_threads() > 1 and _has_avx512()
+    if not (many and pays and onednn):
         return F.linear(x, weight, bias)
     maps = x.view(1, len(x), 1, -1).permute(0, 3, 1, 2)  # (1, C, rows, 1) in channels-last memory
     return F.conv2d(maps, weight[:, :, None, None], bias)[0, :, :, 0].T.contiguous()

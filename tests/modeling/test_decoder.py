@@ -104,7 +104,13 @@ def test_linear_by_either_library(has_avx512, monkeypatch):
     monkeypatch.setattr(linear_module, "_has_avx512", lambda: has_avx512)
     torch.manual_seed(0)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    for rows, width, out_width in ((5, 3, 4), (20481, 1, 4), (7000, 3, 1), (700, 32, 2048)):
+    for rows, width, out_width in (
+        (5, 3, 4),
+        (20481, 1, 4),
+        (7000, 3, 1),
+        (500, 64, 1024),
+        (1100, 64, 1024),
+    ):
         x, weight, bias = (
             torch.randn(rows, width),
             torch.randn(out_width, width),
