@@ -198,9 +198,9 @@ def infer_trunk(
         x = run(stage.downsample, x).contiguous(memory_format=torch.channels_last)
         for block in stage.blocks:
             if has_linear_mlp(block):
-                layers = (block.conv_dw, block.norm, block.mlp.fc1)
+                layers = (block.conv_dw, block.norm, block.mlp.fc1, block.mlp.fc2)
                 layers = [in_dtype(layer, dtype) for layer in layers]
-                convnext_block_(x, *layers, block.mlp.fc2, block.gamma, chunk)
+                convnext_block_(x, *layers, block.gamma, chunk)
             else:
                 with torch.autocast(x.device.type, dtype, enabled=dtype != x.dtype):
                     x = block(x)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .linear import add_mlp_, convnext_block_, fold_layer_scale, linear
+from .linear import add_mlp_, convnext_block_, linear
 
 
 def conv_to_one(x: Tensor, conv: nn.Conv2d) -> Tensor:
@@ -105,7 +105,9 @@ class ConvNeXtBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, H, W)."""
         y = self.norm(self.dwconv(x).permute(0, 2, 3, 1))  # (N, H, W, C)
-        y = F.linear(F.gelu(self.pwconv1(y)), *fold_layer_scale(self.pwconv2, self.gamma))
+        # gamma * (W y + b) = (gamma W) y + gamma b, so that no map is kept for gamma's gradient.
+        weight, bias = self.gamma.unsqueeze(1) * self.pwconv2.weight, self.gamma * self.pwconv2.bias
+        y = F.linear(F.gelu(self.pwconv1(y)), weight, bias)
         return x + y.permute(0, 3, 1, 2)
 
     def update_(self, x: Tensor, chunk: int) -> None:
@@ -252,6 +254,7 @@ class ClassAttention(nn.Module):
         tokens = tokens.flatten(1, 2)
         weight, bias = self.attention.joined()
         first, _, second = self.mlp
+        scale = x.new_ones(())
         # Positions are independent of one another, classes are not. A position's tokens side by
         # side are matrices as they are, for each head, and stay in the cache.
         tokens = tokens.transpose(0, 1)
@@ -259,7 +262,7 @@ class ClassAttention(nn.Module):
             y = part.clone(memory_format=torch.contiguous_format)  # (S, T, C)
             self.attention.add_(y, self.norm1(y), weight, bias)
             rows = y.flatten(0, 1)
-            add_mlp_(rows, self.norm2(rows), first, F.relu_, second.weight, second.bias, chunk)
+            add_mlp_(rows, self.norm2(rows), first, F.relu_, second, scale, chunk)
             if pools:
                 part.copy_(y)
             else:

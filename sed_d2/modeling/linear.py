@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-
 #: Rows from which on oneDNN's convolution is the faster one, though it lays out the weights anew.
 LEAST_ROWS = {torch.float32: 512, torch.bfloat16: 1024}
 
@@ -19,9 +18,9 @@ LEAST_ROWS = {torch.float32: 512, torch.bfloat16: 1024}
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``F.linear`` of (rows, C), by the faster library.
 
-    On CPUs with AVX-512 it is oneDNN's 1×1 convolution where there are many rows. Torch's linear
-    layer is MKL's in float32, whose products use half of the vector unit on AMD's newer processors
-    (Zen 5; on Zen 4 they are a tenth slower, Intel's were not measured). In bfloat16 it is oneDNN's,
+    On CPUs with AVX-512 it is oneDNN's 1×1 convolution where there are many rows. In float32
+    torch's linear layer is MKL's, which uses half of the vector unit of AMD's newer processors (Zen
+    5; on Zen 4 it is a tenth slower, Intel's were not measured). In bfloat16 it is oneDNN's too,
     but writes the bias before the product, which shows with large weights.
 
     Args:
@@ -54,24 +53,25 @@ def add_mlp_(
     y: Tensor,
     first: nn.Linear,
     activation_: Callable[[Tensor], Tensor],
-    weight: Tensor,
-    bias: Tensor,
+    second: nn.Linear,
+    scale: Tensor,
     chunk: int,
 ) -> None:
-    """``x += activation(first(y)) @ weight.T + bias``, some rows at a time.
+    """``x += scale * second(activation(first(y)))``, some rows at a time.
 
     Args:
-        x: (rows, C), changed in place.
+        x: (rows, C), changed in place, of the layers' precision or a finer one.
         y: (rows, C).
         first: C -> hidden width.
         activation_: works in place.
-        weight: (C, hidden width).
-        bias: (C,).
+        second: hidden width -> C.
+        scale: (C,), or () for all channels, of x's precision.
         chunk: elements of the hidden layer that are held at a time.
     """
     parts = math.ceil(len(x) * first.out_features / chunk)
     for x_part, y_part in zip(x.chunk(parts), y.chunk(parts), strict=True):
-        x_part += linear(activation_(linear(y_part, first.weight, first.bias)), weight, bias)
+        hidden = activation_(linear(y_part, first.weight, first.bias))
+        x_part.addcmul_(linear(hidden, second.weight, second.bias).to(x), scale)
 
 
 def convnext_block_(
@@ -90,18 +90,12 @@ def convnext_block_(
         dwconv: C -> C, of the same resolution.
         norm: over the last axis of (N, H, W, C).
         first: C -> hidden width; it sets the precision.
-        second: hidden width -> C, of that precision or a finer one.
-        gamma: (C,), the layer scale, of second's precision.
+        second: hidden width -> C.
+        gamma: (C,), the layer scale, of x's precision.
         chunk: elements that are worked on at a time (at least one of the N).
     """
     dtype = first.weight.dtype
-    weight, bias = (z.to(dtype) for z in fold_layer_scale(second, gamma))
     for part in x.split(max(1, chunk // x[0].numel())):
         y = norm(dwconv(part.to(dtype)).permute(0, 2, 3, 1)).flatten(0, 2)  # (n * H * W, C)
         rows = part.permute(0, 2, 3, 1).view(y.shape)
-        add_mlp_(rows, y, first, torch.ops.aten.gelu_, weight, bias, chunk)
-
-
-def fold_layer_scale(layer: nn.Linear, gamma: Tensor) -> tuple[Tensor, Tensor]:
-    """Weight and bias of ``gamma * layer``: gamma * (W y + b) = (gamma W) y + gamma b."""
-    return gamma.unsqueeze(1) * layer.weight, gamma * layer.bias
+        add_mlp_(rows, y, first, torch.ops.aten.gelu_, second, gamma, chunk)
