@@ -157,3 +157,14 @@ def best_device() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def check_device(device: str) -> None:
+    """Raise a ValueError, with the way out, unless torch can compute on a device here."""
+    try:
+        torch.empty(1, device=device)
+    except (AssertionError, RuntimeError) as error:  # an AssertionError in builds without CUDA
+        reason = str(error).splitlines()[0].split(". ")[0].rstrip(".")
+        raise ValueError(
+            f"torch cannot use the device '{device}' here ({reason}): use {best_device()}"
+        ) from error

@@ -170,3 +170,9 @@ def test_missing_images_and_class_names_are_errors(predictor, picture):
         predictor(picture, [])
     with pytest.raises(FileNotFoundError, match=r"gone\.jpg"):
         predictor("gone.jpg", NAMES)
+
+
+def test_a_device_that_torch_cannot_use_is_named(tiny_cfg):
+    message = "cannot use the device 'toaster' here .*: use (cpu|cuda|mps)$"
+    with pytest.raises(ValueError, match=message):
+        OpenVocabPredictor(tiny_cfg("MODEL.DEVICE", "toaster"))

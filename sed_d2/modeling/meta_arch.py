@@ -12,6 +12,7 @@ from open_clip import get_tokenizer
 from torch import Tensor, nn
 
 from ..checkpoint import rename_released_keys
+from ..config import check_device
 from ..vocabulary import Vocabulary
 from .losses import sample_classes, sem_seg_loss
 from .text_cache import build_text_cache
@@ -88,6 +89,7 @@ class SED(nn.Module):
     @classmethod
     def from_config(cls, cfg):
         """The arguments from the whole config."""
+        check_device(cfg.MODEL.DEVICE)
         head = cfg.MODEL.SEM_SEG_HEAD
         if cfg.TEST.TOPK < 1:
             raise ValueError(f"TEST.TOPK {cfg.TEST.TOPK} keeps no class: use 1 or more")
