@@ -34,14 +34,14 @@ import torch  # noqa: E402
 
 from sed_d2 import embedded, get_sed_cfg  # noqa: E402
 from sed_d2.cli import one_sentence  # noqa: E402
-from sed_d2.config import best_device  # noqa: E402
+from sed_d2.config import best_device, check_device  # noqa: E402
 from sed_d2.data.files import write_whole  # noqa: E402
 from tools.benchmarking import levels as levels_module  # noqa: E402
 from tools.benchmarking import report as report_module  # noqa: E402
 from tools.benchmarking.case import Settings  # noqa: E402
 from tools.benchmarking.floor import Machine  # noqa: E402
 from tools.benchmarking.stages import Case  # noqa: E402
-from tools.page import describe_machine, update_page  # noqa: E402
+from tools.page import describe_machine, find_marked, update_page  # noqa: E402
 
 CONFIG_FILE = "convnextB_768.yaml"
 PARTS = ("stages", "levels", "curve")
@@ -80,6 +80,19 @@ def parser() -> argparse.ArgumentParser:
             raise argparse.ArgumentTypeError(f"{text!r} is no list of whole numbers above 0")
         return chosen
 
+    def at_least(least: float, kind: type, text: str) -> float:
+        try:
+            number = kind(text)
+        except ValueError:
+            number = least - 1
+        if not number >= least:
+            whole = "whole " if kind is int else ""
+            raise argparse.ArgumentTypeError(f"{text!r} is no {whole}number from {least} on")
+        return number
+
+    def count(least: int):
+        return functools.partial(at_least, least, int)
+
     def option(name: str, kind, default, text: str):
         shown = ",".join(map(str, default)) if isinstance(default, list | tuple) else default
         parser.add_argument(name, type=kind, default=default, help=f"{text} ({shown})")
@@ -96,7 +109,7 @@ def parser() -> argparse.ArgumentParser:
         "--embedded", action="store_true", help="the package's own small trained model"
     )
     option("--device", str, best_device(), "where it runs")
-    option("--threads", int, torch.get_num_threads(), "threads of torch on the CPU")
+    option("--threads", count(1), torch.get_num_threads(), "threads of torch on the CPU")
     option("--parts", choice(PARTS), list(PARTS), "what is measured")
     option("--stages", choice(STAGES), list(STAGES), "of the table of stages")
     option("--vocabulary-sizes", numbers, [150, 459, 847], "numbers of classes")
@@ -106,10 +119,17 @@ def parser() -> argparse.ArgumentParser:
     dtypes = ("float32", "bfloat16", "float16")
     option("--dtypes", choice(dtypes), ["float32", "bfloat16"], "of ours; plain has float32")
     option("--batches", numbers, [1], "images at a time, for the encoder and the whole image")
-    option("--survivors", int, 60, "classes kept where weights are random; 0: the model's choice")
-    option("--warmup", int, 1, "runs of each form before those that are timed")
-    option("--repeats", int, 5, "timed runs of each form")
-    option("--seconds", float, 300.0, "no more repeats of a case after that, but at least 2")
+    option(
+        "--survivors", count(0), 60, "classes kept where weights are random; 0: the model's choice"
+    )
+    option("--warmup", count(1), 1, "runs of each form before those that are timed")
+    option("--repeats", count(1), 5, "timed runs of each form")
+    option(
+        "--seconds",
+        functools.partial(at_least, 0, float),
+        300.0,
+        "no more repeats of a case after that, but at least 2",
+    )
     option("--output", Path, Path("output/benchmark"), "the folder")
     parser.add_argument("--quick", action="store_true", help="a small part, for a first look")
     parser.add_argument(
@@ -124,6 +144,8 @@ def parser() -> argparse.ArgumentParser:
 
 def shorten(args, cfg) -> list[str]:
     """Make the options and the config those of ``--quick``; returns what is left out, in words."""
+    if args.parts == ["levels"]:
+        raise ValueError("The levels take more than --quick has time for: leave --quick out.")
     cfg.MODEL.CLIP.RESOLUTION = min(cfg.MODEL.CLIP.RESOLUTION, QUICK_RESOLUTION)
     args.opts = [*args.opts, "MODEL.CLIP.RESOLUTION", str(cfg.MODEL.CLIP.RESOLUTION)]
     args.parts = [part for part in args.parts if part != "levels"]
@@ -291,6 +313,11 @@ def main(arguments=None) -> None:
         # Random weights need no download; a pair may name others.
         args.opts = ["MODEL.CLIP.PRETRAINED", "", *args.opts]
     cfg = get_sed_cfg(args.config_file, args.opts)
+    check_device(args.device)
+    if cfg.MODEL.AUTOCAST:
+        raise ValueError("MODEL.AUTOCAST would hold for the plain form too: use --dtypes.")
+    if args.update_page:
+        find_marked(Path(args.update_page[0]), args.update_page[1])
     notes = shorten(args, cfg) if args.quick else []
     resolution, top_k = cfg.MODEL.CLIP.RESOLUTION, cfg.TEST.TOPK
     args.output.mkdir(parents=True, exist_ok=True)
@@ -356,8 +383,7 @@ def main(arguments=None) -> None:
         write_whole(args.output / name, lambda file, data=data: file.write(f"{data}\n".encode()))
     report_module.plot(args.output / "plot.png", results["levels"] or results["stages"], curve)
     if args.update_page:
-        page, mark = args.update_page
-        update_page(Path(page), mark, text)
+        update_page(Path(args.update_page[0]), args.update_page[1], text)
     print(f"\nWritten: report.md, results.json and plot.png in {args.output}")
     if any("error" in result for result in (*chain.from_iterable(results.values()), *curve)):
         sys.exit("error: some cases failed, see their lines")

@@ -10,12 +10,7 @@ import torch
 
 def describe_machine(device: torch.device, threads: int) -> str:
     """The processor or GPU, and the versions of what computes."""
-    name = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        pass
+    name = describe_processor()
     if device.type == "cuda":
         name = f"{torch.cuda.get_device_name(device)}, beside {name}"
     else:
@@ -25,8 +20,27 @@ def describe_machine(device: torch.device, threads: int) -> str:
     return f"{name}; Python {platform.python_version()}, {packages}"
 
 
-def update_page(page: Path, mark: str, text: str) -> None:
-    """Replace what a page has between ``<!-- begin MARK -->`` and ``<!-- end MARK -->``.
+def describe_processor() -> str:
+    """The processor's name and the vector instructions that torch uses.
+
+    On Linux the family and model too, since virtual machines often hide all but the maker's name.
+    """
+    vectors = torch.backends.cpu.get_cpu_capability()
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    pairs = (line.partition(":")[::2] for line in lines)
+    known = {key.strip(): value.strip() for key, value in pairs}
+    if not {"model name", "cpu family", "model"} <= known.keys():
+        return f"{platform.processor() or platform.machine()} ({vectors})"
+    return (
+        f"{known['model name']} (family {known['cpu family']}, model {known['model']}, {vectors})"
+    )
+
+
+def find_marked(page: Path, mark: str) -> re.Match:
+    """What a page has between ``<!-- begin MARK -->`` and ``<!-- end MARK -->``.
 
     Raises:
         FileNotFoundError: there is no such page.
@@ -35,8 +49,15 @@ def update_page(page: Path, mark: str, text: str) -> None:
     if not page.is_file():
         raise FileNotFoundError(f"The page {page} does not exist; check the path.")
     begin, end = (f"<!-- {word} {mark} -->" for word in ("begin", "end"))
-    content = page.read_text(encoding="utf-8")
-    pattern = re.compile(rf"(?<={re.escape(begin)}\n).*?(?={re.escape(end)})", re.DOTALL)
-    if not pattern.search(content):
+    pattern = rf"(?<={re.escape(begin)}\n).*?(?={re.escape(end)})"
+    found = re.search(pattern, page.read_text(encoding="utf-8"), re.DOTALL)
+    if not found:
         raise ValueError(f"The page {page} has no lines '{begin}' and '{end}'; add them.")
-    page.write_text(pattern.sub(lambda _: f"\n{text}\n\n", content, count=1), encoding="utf-8")
+    return found
+
+
+def update_page(page: Path, mark: str, text: str) -> None:
+    """Replace what :func:`find_marked` finds; it raises the same errors."""
+    found = find_marked(page, mark)
+    before, after = found.string[: found.start()], found.string[found.end() :]
+    page.write_text(f"{before}\n{text}\n\n{after}", encoding="utf-8")

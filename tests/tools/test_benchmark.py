@@ -1,6 +1,7 @@
 """The benchmark: its command, its statistics and verdicts, its checks, its counts of arithmetic."""
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -28,7 +29,7 @@ from tools.benchmarking.report import (
     stage_rows,
 )
 from tools.benchmarking.stages import Bench, Case
-from tools.page import update_page
+from tools.page import describe_processor, update_page
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = Settings("Base-SED.yaml", (), "cpu", 1, survivors=10, repeats=2)
@@ -80,12 +81,34 @@ def test_a_wrong_config_is_one_sentence():
         (["--stages", "decoder,oven"], "'oven' is none of read, encoder"),
         (["--embedded", "--config-file", "Base-SED.yaml"], "not allowed with argument --embedded"),
         (["--batches", "1,0"], "'1,0' is no list of whole numbers above 0"),
+        (["--repeats", "0"], "'0' is no whole number from 1 on"),
+        (["--survivors", "1.5"], "'1.5' is no whole number from 0 on"),
+        (["--seconds", "nan"], "'nan' is no number from 0 on"),
     ],
 )
 def test_wrong_options_are_named(options, message, capsys):
     with pytest.raises(SystemExit):
         benchmark.parser().parse_args(options)
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--device", "toaster"], "torch cannot use the device 'toaster' here (Expected one of"),
+        (["--quick", "--parts", "levels"], "The levels take more than --quick has time for"),
+        (["MODEL.AUTOCAST", "bfloat16"], "MODEL.AUTOCAST would hold for the plain form too"),
+        (["--update-page", "nowhere.md", "cpu"], "The page nowhere.md does not exist"),
+    ],
+)
+def test_what_cannot_be_measured_is_said_at_once(options, message, monkeypatch, tmp_path):
+    def measure(*_):
+        raise AssertionError("something was measured")
+
+    monkeypatch.setattr(benchmark.Job, "machine", measure)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match=f"^error: {re.escape(message)}"):
+        benchmark.main(["--config-file", "Base-SED.yaml", *options])
 
 
 def test_cases_are_the_product_of_the_options():
@@ -373,3 +396,18 @@ def test_a_page_needs_its_marks(tmp_path):
     update_page(page, "gpu", "a \\1 b")
     update_page(page, "gpu", "new")
     assert page.read_text() == "<!-- begin gpu -->\n\nnew\n\n<!-- end gpu -->\n"
+
+
+@pytest.mark.parametrize(
+    ("lines", "name"),
+    [
+        (["model\t\t: 17", "model name\t: AMD EPYC", "cpu family\t: 25"], "AMD EPYC (family 25, "),
+        (["Processor : 0"], ""),
+    ],
+)
+def test_the_processor_has_a_name(lines, name, monkeypatch):
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: "\n".join(lines))
+    vectors = torch.backends.cpu.get_cpu_capability()
+    described = describe_processor()
+    assert described.startswith(name) and described.endswith(f"{vectors})")
+    assert ("model 17" in described) == bool(name)

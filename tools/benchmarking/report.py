@@ -14,8 +14,9 @@ from tools.benchmarking.floor import Machine, Work  # noqa: E402
 from tools.benchmarking.levels import Level, fit_line, judge, speed_up, spread  # noqa: E402
 
 STAGE_HEADERS = (
-    "stage", "T", "mode", "dtype", "batch", "plain ms", "ours ms", "quartiles", "plain / ours",
-    "images/s", "peak plain MB", "peak ours MB", "survivors", "check", "floor ms", "ours / floor",
+    "stage", "T", "mode", "dtype", "batch", "plain ms", "ours ms", "quartiles of ours",
+    "plain / ours", "images/s", "peak plain MB", "peak ours MB", "survivors", "check",
+    "floor ms", "ours / floor",
 )  # fmt: skip
 LEVEL_HEADERS = (
     "work", "plain s", "ours s", "plain / ours", "peak ours GB", "asked", "verdict",
@@ -69,7 +70,7 @@ def profile_rows(
         work = sum((Work(*part) for part in result["work"]), Work())
         least = machine.floor(work, level.case.dtype)
         plain = result.get("plain")
-        most = f"{spread(plain['seconds']).median / least:.2f}" if plain else ""
+        most = f"{spread(plain['seconds']).median / least:.2f}" if plain and least else ""
         total = sum(result["profile"].values())
         shares = [f"{100 * s / total:.0f} % {k}" for k, s in result["profile"].items()]
         rows.append([level.name, _pair(result)[1], f"{least:.3f}", most, ", ".join(shares)])
@@ -166,20 +167,27 @@ def plot(path: Path, stages: list[dict], curve: list[dict]) -> None:
     """Two panels: the times of plain and ours, and our decoder's time by vocabulary size."""
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(13, 5.5), width_ratios=(3, 2))
     both = [result for result in stages if "plain" in result]
-    labels = [_label(result["case"]) for result in both]
-    for offset, form, colour in ((-0.2, "plain", "tab:gray"), (0.2, "ours", "tab:blue")):
-        spreads = [spread(result[form]["seconds"]) for result in both]
-        places = [i + offset for i in range(len(both))]
-        left.barh(places, [s.median for s in spreads], 0.4, label=form, color=colour)
-        if spreads:
-            errors = [[s.median - s.low for s in spreads], [s.high - s.median for s in spreads]]
-            medians = [s.median for s in spreads]
-            left.errorbar(medians, places, xerr=errors, fmt="none", ecolor="black", elinewidth=1)
-    left.set_yticks(range(len(both)), labels, fontsize=7)
+    spreads = {form: [spread(r[form]["seconds"]) for r in both] for form in ("plain", "ours")}
+    medians = {form: [s.median for s in of_form] for form, of_form in spreads.items()}
+    places = range(len(both))
+    left.hlines(places, medians["ours"], medians["plain"], color="lightgray")
+    for form, colour in (("plain", "tab:gray"), ("ours", "tab:blue")):
+        errors = [[s.median - s.low, s.high - s.median] for s in spreads[form]]
+        left.errorbar(
+            medians[form], places, xerr=list(zip(*errors, strict=True)) or None,
+            fmt="o", color=colour, label=form,
+        )  # fmt: skip
+    for place, (result, *of_forms) in enumerate(zip(both, *spreads.values(), strict=True)):
+        left.annotate(
+            f"{speed_up(result):.1f}×", (max(s.high for s in of_forms), place), (8, 0),
+            textcoords="offset points", va="center", fontsize=7,
+        )  # fmt: skip
+    left.set_yticks(places, [_label(result["case"]) for result in both], fontsize=7)
     left.invert_yaxis()
-    left.set_xlabel("seconds (median and quartiles)")
+    left.set_xlabel("seconds (median and quartiles), and plain / ours")
     if both:
         left.set_xscale("log")
+        left.margins(x=0.1)
         left.legend()
     for mode, points in curves(curve).items():
         sizes, seconds, _ = zip(*points, strict=True)
@@ -233,6 +241,8 @@ def _milliseconds(seconds: float) -> str:
 
 
 def _floor(work: Work, seconds: list[float], machine: Machine, dtype: str) -> list[str]:
+    if work == Work():
+        return ["", ""]
     least = machine.floor(work, dtype)
     return [_milliseconds(least), f"{spread(seconds).median / least:.1f}"]
 
