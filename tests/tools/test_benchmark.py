@@ -29,7 +29,6 @@ from tools.benchmarking.report import (
     stage_rows,
 )
 from tools.benchmarking.stages import Bench, Case
-from tools.page import describe_processor, update_page
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = Settings("Base-SED.yaml", (), "cpu", 1, survivors=10, repeats=2)
@@ -384,30 +383,3 @@ def test_a_floor_is_the_longer_of_arithmetic_and_memory():
     assert machine.floor(floor.Work(500, 20), "float32") == 5
     assert machine.floor(floor.Work(500, 20), "float16") == 2
     assert floor.cost_map_work(2, 3, 5, 7) == (210, 4 * (2 * 3 * 12 + 35))
-
-
-def test_a_page_needs_its_marks(tmp_path):
-    page = tmp_path / "page.md"
-    with pytest.raises(FileNotFoundError, match="page.md does not exist"):
-        update_page(page, "cpu", "text")
-    page.write_text("<!-- begin gpu -->\n<!-- end gpu -->\n")
-    with pytest.raises(ValueError, match="has no lines '<!-- begin cpu -->'"):
-        update_page(page, "cpu", "text")
-    update_page(page, "gpu", "a \\1 b")
-    update_page(page, "gpu", "new")
-    assert page.read_text() == "<!-- begin gpu -->\n\nnew\n\n<!-- end gpu -->\n"
-
-
-@pytest.mark.parametrize(
-    ("lines", "name"),
-    [
-        (["model\t\t: 17", "model name\t: AMD EPYC", "cpu family\t: 25"], "AMD EPYC (family 25, "),
-        (["Processor : 0"], ""),
-    ],
-)
-def test_the_processor_has_a_name(lines, name, monkeypatch):
-    monkeypatch.setattr(Path, "read_text", lambda *_, **__: "\n".join(lines))
-    vectors = torch.backends.cpu.get_cpu_capability()
-    described = describe_processor()
-    assert described.startswith(name) and described.endswith(f"{vectors})")
-    assert ("model 17" in described) == bool(name)
