@@ -12,7 +12,7 @@ setup(
     packages=[*find_packages(include=["sed_d2", "sed_d2.*"]), "sed_d2.configs"],
     package_dir={"sed_d2.configs": "configs"},
     package_data={
-        "sed_d2": ["data/vocabularies/*.json", "modeling/clip_configs/*.json", "weights/*"],
+        "sed_d2": ["data/vocabularies/*.json", "shapes/*.json", "shapes/weights/*"],
         "sed_d2.configs": ["*.yaml"],
     },
     # Detectron2 is missing on purpose: PyPI has none under its name, tools/install_detectron2.py

@@ -13,10 +13,11 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from sed_d2.checkpoint import SEDCheckpointer
-from sed_d2.cli import keep_freed_memory, one_sentence
+from sed_d2.cli.errors import one_sentence
 from sed_d2.config import find_config
-from sed_d2.engine import Trainer
-from sed_d2.launch import launch
+from sed_d2.device import keep_freed_memory
+from sed_d2.engine.launch import launch
+from sed_d2.engine.trainer import Trainer
 
 
 def setup(args):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from sed_d2.cli import one_sentence
+from sed_d2.cli.errors import one_sentence
 from sed_d2.data import data_root
 
 CLASSES = ("grass, lawn", "red ball", "blue box")

@@ -5,7 +5,13 @@ from functools import partial
 
 from sed_d2.data import data_root
 from sed_d2.data.benchmarks import stems_in
-from sed_d2.data.preparation import convert_file, label_lookup, prepare_split, require, run_script
+from sed_d2.data.preparation.steps import (
+    convert_file,
+    label_lookup,
+    prepare_split,
+    require,
+    run_script,
+)
 from sed_d2.vocabulary import builtin_raw_ids
 
 

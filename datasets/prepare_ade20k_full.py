@@ -9,9 +9,9 @@ import numpy as np
 from PIL import Image
 
 from sed_d2.data import data_root
-from sed_d2.data.ade20k_index import read_ade20k_index
 from sed_d2.data.files import read_colours, write_whole
-from sed_d2.data.preparation import convert, label_lookup, prepare_split, require, run_script
+from sed_d2.data.preparation.ade20k_index import read_ade20k_index
+from sed_d2.data.preparation.steps import convert, label_lookup, prepare_split, require, run_script
 from sed_d2.vocabulary import builtin_raw_ids
 
 NAME = "ade20k_full_sem_seg_freq_val_all"

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from sed_d2.data import data_root
-from sed_d2.data.pascal_context import paint, read_validation_images
-from sed_d2.data.preparation import convert, label_lookup, prepare_split, require, run_script
+from sed_d2.data.preparation.pascal_context import paint, read_validation_images
+from sed_d2.data.preparation.steps import convert, label_lookup, prepare_split, require, run_script
 from sed_d2.vocabulary import builtin_raw_ids
 
 

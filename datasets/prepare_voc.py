@@ -7,7 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from sed_d2.data import data_root
-from sed_d2.data.preparation import convert_file, label_lookup, prepare_split, require, run_script
+from sed_d2.data.preparation.steps import (
+    convert_file,
+    label_lookup,
+    prepare_split,
+    require,
+    run_script,
+)
 from sed_d2.vocabulary import builtin_raw_ids
 
 

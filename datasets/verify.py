@@ -10,7 +10,7 @@ from pathlib import Path
 
 from detectron2.data import MetadataCatalog
 
-from sed_d2.cli import one_sentence
+from sed_d2.cli.errors import one_sentence
 from sed_d2.data import SPLITS, Split, data_root
 from sed_d2.data.custom import register_from_yaml
 from sed_d2.data.files import write_whole

@@ -20,10 +20,11 @@ from PIL import Image
 from tqdm import tqdm
 
 from sed_d2 import Vocabulary, get_sed_cfg
-from sed_d2.cli import keep_freed_memory, one_sentence, sentence
+from sed_d2.cli.errors import one_sentence, sentence
 from sed_d2.data.files import read_image
-from sed_d2.embedded import get_embedded_cfg, unknown_words
+from sed_d2.device import keep_freed_memory
 from sed_d2.predictor import OpenVocabPredictor, Prediction
+from sed_d2.shapes.embedded import get_embedded_cfg, unknown_words
 from sed_d2.visualization import draw_overlay, label_map, percent, save_picture
 
 #: Classes named in the line that is printed for an image.

@@ -16,8 +16,8 @@ except ImportError as error:
         "'python tools/install_detectron2.py' in the sed_d2 checkout"
     ) from error
 
-from . import data, modeling
+from . import data, modeling, shapes
 from .config import add_sed_config, get_sed_cfg
 from .vocabulary import Vocabulary
 
-__all__ = ["Vocabulary", "add_sed_config", "data", "get_sed_cfg", "modeling"]
+__all__ = ["Vocabulary", "add_sed_config", "data", "get_sed_cfg", "modeling", "shapes"]

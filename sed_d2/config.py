@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-import torch
 from detectron2.config import CfgNode as CN
 from detectron2.config import get_cfg
 
 from .data.custom import register_from_yaml
+from .device import best_device
 
 
 def add_sed_config(cfg: CN) -> None:
@@ -150,21 +150,3 @@ def find_config(config_file: str | Path) -> str:
     raise FileNotFoundError(
         f"config file '{config_file}' does not exist: give a file, or one of SED's own, {own}"
     )
-
-
-def best_device() -> str:
-    """ "cuda", "mps" or "cpu": the first that torch can use on this machine."""
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def check_device(device: str) -> None:
-    """Raise a ValueError, with the way out, unless torch can compute on a device here."""
-    try:
-        torch.empty(1, device=device)
-    except (AssertionError, RuntimeError) as error:  # an AssertionError in builds without CUDA
-        reason = str(error).splitlines()[0].split(". ")[0].rstrip(".")
-        raise ValueError(
-            f"torch cannot use the device '{device}' here ({reason}): use {best_device()}"
-        ) from error

@@ -11,7 +11,7 @@ from detectron2.data import DatasetCatalog
 from detectron2.modeling import build_model
 
 from sed_d2 import get_sed_cfg
-from sed_d2.cli import one_sentence
+from sed_d2.cli.errors import one_sentence
 
 
 def message_of(action) -> str:
@@ -122,7 +122,7 @@ def test_the_traceback_is_logged_at_debug_level(caplog):
 PAGES_OF_TENSORS = """
 import resource
 import torch
-from sed_d2.cli import keep_freed_memory
+from sed_d2.device import keep_freed_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

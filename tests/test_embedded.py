@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from sed_d2 import Vocabulary, embedded
-from sed_d2.data import shapes
 from sed_d2.predictor import OpenVocabPredictor
+from sed_d2.shapes import scenes as shapes
 from tools import quickstart_report as report
 
 FIGURES = {row["kind"]: row for row in json.loads(report.FIGURES.read_text())["recorded"]["rows"]}

@@ -3,7 +3,7 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from sed_d2 import Vocabulary
-from sed_d2.engine import LabelInference, Trainer, dataset_vocabulary, use_vocabulary
+from sed_d2.engine.trainer import LabelInference, Trainer, dataset_vocabulary, use_vocabulary
 
 
 def test_a_data_set_is_asked_for_its_own_names():

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from sed_d2.solver import FullModelClipAdamW, Muon, build_optimizer, parameter_groups
+from sed_d2.engine.solver import FullModelClipAdamW, Muon, build_optimizer, parameter_groups
 
 
 class Model(nn.Module):

@@ -32,10 +32,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch  # noqa: E402
 
-from sed_d2 import embedded, get_sed_cfg  # noqa: E402
-from sed_d2.cli import one_sentence  # noqa: E402
-from sed_d2.config import best_device, check_device  # noqa: E402
+from sed_d2.cli.errors import one_sentence  # noqa: E402
 from sed_d2.data.files import write_whole  # noqa: E402
+from sed_d2.device import best_device, check_device  # noqa: E402
+from sed_d2.shapes import embedded, get_sed_cfg  # noqa: E402
 from tools.benchmarking import levels as levels_module  # noqa: E402
 from tools.benchmarking import report as report_module  # noqa: E402
 from tools.benchmarking.case import Settings  # noqa: E402

@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 from detectron2.modeling import build_model
 
-from sed_d2 import embedded, get_sed_cfg
 from sed_d2.checkpoint import CLIP_PREFIX, SEDCheckpointer
-from sed_d2.cli import one_sentence
+from sed_d2.cli.errors import one_sentence
 from sed_d2.data.files import write_whole
+from sed_d2.shapes import embedded, get_sed_cfg
 
 
 def halves(weights: dict) -> tuple[dict, dict]:

@@ -10,9 +10,9 @@ import argparse
 import os
 from pathlib import Path
 
-from sed_d2.cli import one_sentence
-from sed_d2.data import shapes
+from sed_d2.cli.errors import one_sentence
 from sed_d2.data.benchmarks import data_root
+from sed_d2.shapes import scenes as shapes
 
 
 @one_sentence()

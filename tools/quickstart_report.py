@@ -26,13 +26,14 @@ from PIL import Image  # noqa: E402
 from tabulate import tabulate  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from sed_d2.cli import keep_freed_memory, one_sentence  # noqa: E402
+from sed_d2.cli.errors import one_sentence
 from sed_d2.config import get_sed_cfg  # noqa: E402
-from sed_d2.data import shapes  # noqa: E402
 from sed_d2.data.files import read_image, write_whole  # noqa: E402
-from sed_d2.embedded import CONFIG_FILE, get_embedded_cfg  # noqa: E402
+from sed_d2.device import keep_freed_memory  # noqa: E402
 from sed_d2.evaluation.metrics import ConfusionMatrix, segmentation_metrics  # noqa: E402
 from sed_d2.predictor import OpenVocabPredictor, Prediction  # noqa: E402
+from sed_d2.shapes import scenes as shapes  # noqa: E402
+from sed_d2.shapes.embedded import CONFIG_FILE, get_embedded_cfg  # noqa: E402
 from sed_d2.visualization import draw_overlay, save_picture  # noqa: E402
 from sed_d2.vocabulary import Vocabulary  # noqa: E402
 from tools.page import describe_machine, update_page  # noqa: E402

@@ -28,13 +28,14 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from sed_d2.cli import keep_freed_memory, one_sentence
-from sed_d2.data import shapes
-from sed_d2.data.clip_pictures import PHASES, Phase, Pictures
+from sed_d2.cli.errors import one_sentence
 from sed_d2.data.files import write_whole
-from sed_d2.modeling.clip_backbone import CLIPConvNeXt, build_clip
-from sed_d2.modeling.text_encoder import PROMPT_TEMPLATES, TextEncoder, encode_text, trim
-from sed_d2.solver import Muon
+from sed_d2.device import keep_freed_memory
+from sed_d2.engine.solver import Muon
+from sed_d2.modeling.clip.convnext import CLIPConvNeXt, build_clip
+from sed_d2.modeling.clip.text import PROMPT_TEMPLATES, TextEncoder, encode_text, trim
+from sed_d2.shapes import scenes as shapes
+from sed_d2.shapes.pictures import PHASES, Phase, Pictures
 
 NAME = "shapes_convnext_atto"
 MUON_LR = 10

@@ -1,7 +1,7 @@
 """The model of SED; importing this package registers it with Detectron2."""
 
-from .clip_backbone import CLIPConvNeXt
-from .head import SEDHead
-from .meta_arch import SED
+from .clip.convnext import CLIPConvNeXt
+from .sed.head import SEDHead
+from .segmenter import SED
 
 __all__ = ["SED", "CLIPConvNeXt", "SEDHead"]

@@ -11,8 +11,8 @@ from PIL import Image
 
 from demo import demo
 from sed_d2 import Vocabulary, embedded
-from sed_d2.data import shapes
 from sed_d2.predictor import Prediction
+from sed_d2.shapes import scenes as shapes
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -6,9 +6,9 @@ import open_clip
 import pytest
 import torch
 
-from sed_d2.modeling.clip_backbone import build_clip
-from sed_d2.modeling.text_cache import TextCache
-from sed_d2.modeling.text_encoder import TextEncoder
+from sed_d2.modeling.clip.convnext import build_clip
+from sed_d2.modeling.clip.text import TextEncoder
+from sed_d2.modeling.clip.text_cache import TextCache
 
 CLASSES = (("cat",), ("windowpane", "window"), ("sky",))  # four names
 

@@ -10,9 +10,9 @@ from open_clip.model import CLIP
 from sed_d2 import get_sed_cfg
 from sed_d2.modeling import SEDHead
 from sed_d2.modeling import decoder as decoder_module
-from sed_d2.modeling.clip_backbone import CLIPConvNeXt, build_clip
-from sed_d2.modeling.decoder import GradualFusionDecoder
+from sed_d2.modeling.clip.convnext import CLIPConvNeXt, build_clip
 from sed_d2.modeling.losses import sem_seg_loss
+from sed_d2.modeling.sed.decoder import GradualFusionDecoder
 
 
 class Kept:

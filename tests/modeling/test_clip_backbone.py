@@ -7,7 +7,7 @@ from timm.models.convnext import ConvNeXt
 from sed_d2 import get_sed_cfg
 from sed_d2.checkpoint import rename_released_keys
 from sed_d2.modeling import SEDHead, clip_backbone
-from sed_d2.modeling.clip_backbone import CLIPConvNeXt, build_clip, has_linear_mlp, infer_trunk
+from sed_d2.modeling.clip.convnext import CLIPConvNeXt, build_clip, has_linear_mlp, infer_trunk
 from tools.benchmarking.plain import plain_copy, plain_encode
 
 from ..conftest import ROOT, released_shapes

@@ -6,9 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from sed_d2.modeling import linear as linear_module
-from sed_d2.modeling.decoder import GradualFusionDecoder, union_of_top_k
-from sed_d2.modeling.head import cost_map
-from sed_d2.modeling.layers import (
+from sed_d2.modeling.fast.decoder import (
     SFM,
     ClassAttention,
     LinearAttention,
@@ -16,6 +14,8 @@ from sed_d2.modeling.layers import (
     conv_to_one,
     guidance_chain,
 )
+from sed_d2.modeling.sed.decoder import GradualFusionDecoder, union_of_top_k
+from sed_d2.modeling.sed.head import cost_map
 from tools.benchmarking.plain import plain_cost_map, plain_decode
 
 

@@ -6,7 +6,7 @@ import torch
 from golden_inputs import golden_features, golden_image, golden_text
 
 from sed_d2.checkpoint import rename_released_keys
-from sed_d2.modeling.head import cost_map
+from sed_d2.modeling.sed.head import cost_map
 
 from ..conftest import deviation, golden, released_weights
 

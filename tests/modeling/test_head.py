@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from sed_d2.modeling.decoder import GradualFusionDecoder
-from sed_d2.modeling.head import SEDHead, cost_map, nearest_classes, reduce_templates
+from sed_d2.modeling.sed.decoder import GradualFusionDecoder
+from sed_d2.modeling.sed.head import SEDHead, cost_map, nearest_classes, reduce_templates
 
 
 def head(**settings):

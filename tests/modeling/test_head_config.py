@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from sed_d2.modeling.head import SKIP_FEATURES
+from sed_d2.modeling.sed.head import SKIP_FEATURES
 
 
 def run(model, change: float = 0.0):

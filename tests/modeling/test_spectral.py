@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from sed_d2.modeling.spectral import inverse_transform, spectral_conv, transform
+from sed_d2.modeling.fast.spectral import inverse_transform, spectral_conv, transform
 
 
 @pytest.mark.parametrize("size", [(5, 6), (8, 7), (1, 2)])  # odd and even periods

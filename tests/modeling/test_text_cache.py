@@ -10,8 +10,8 @@ import torch
 
 from sed_d2 import Vocabulary
 from sed_d2.modeling import text_cache, text_encoder
-from sed_d2.modeling.text_cache import build_text_cache
-from sed_d2.modeling.text_encoder import TextEncoder
+from sed_d2.modeling.clip.text import TextEncoder
+from sed_d2.modeling.clip.text_cache import build_text_cache
 from tests.modeling.conftest import CLASSES, Start
 
 ENTRY_BYTES = 4 + 80 * 64 * 4  # a checksum and (P, C) float32
@@ -91,9 +91,9 @@ import sys, time
 from pathlib import Path
 
 import open_clip, torch
-from sed_d2.modeling.clip_backbone import build_clip
-from sed_d2.modeling.text_cache import TextCache, TextKeys
-from sed_d2.modeling.text_encoder import PROMPT_TEMPLATES, TextEncoder
+from sed_d2.modeling.clip.convnext import build_clip
+from sed_d2.modeling.clip.text_cache import TextCache, TextKeys
+from sed_d2.modeling.clip.text import PROMPT_TEMPLATES, TextEncoder
 
 folder, me, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 torch.manual_seed(0)

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from sed_d2.modeling.text_encoder import PROMPT_TEMPLATES, TextEncoder, encode_text, trim
+from sed_d2.modeling.clip.text import PROMPT_TEMPLATES, TextEncoder, encode_text, trim
 
 
 @pytest.fixture(scope="module")

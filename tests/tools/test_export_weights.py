@@ -5,8 +5,8 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 
-from sed_d2 import embedded
 from sed_d2.checkpoint import SEDCheckpointer
+from sed_d2.shapes import embedded
 from tools import export_weights
 
 

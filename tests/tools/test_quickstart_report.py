@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from torch import nn
 
-from sed_d2.data import shapes
 from sed_d2.predictor import Prediction
+from sed_d2.shapes import scenes as shapes
 from tools import quickstart_report as report
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from sed_d2.data import shapes
-from sed_d2.data.clip_pictures import PHASES, Pictures, cell_shares
+from sed_d2.shapes import scenes as shapes
+from sed_d2.shapes.pictures import PHASES, Pictures, cell_shares
 from tools import train_clip
 
 FEW_STEPS = [

@@ -24,7 +24,8 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from sed_d2 import get_sed_cfg  # noqa: E402
-from sed_d2.cli import keep_freed_memory, one_sentence  # noqa: E402
+from sed_d2.cli.errors import one_sentence
+from sed_d2.device import keep_freed_memory  # noqa: E402
 from sed_d2.modeling import decoder as decoder_module  # noqa: E402
 from tools.benchmarking import plain  # noqa: E402
 from tools.benchmarking.floor import clock, measure_machine  # noqa: E402

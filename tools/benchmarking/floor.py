@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from sed_d2.modeling.linear import linear
+from sed_d2.modeling.fast.linear import linear
 
 
 class Work(NamedTuple):

@@ -74,7 +74,7 @@ def plain_upsample(logits: Tensor, size) -> Tensor:
 
 
 def plain_cost_map(embedding: Tensor, text: Tensor) -> Tensor:
-    """(B, C, H, W) and (T, P, C) -> (B, T, P, H, W), see ``sed_d2.modeling.head.cost_map``."""
+    """(B, C, H, W) and (T, P, C) -> (B, T, P, H, W), see ``sed_d2.modeling.sed.head.cost_map``."""
     return torch.einsum("bchw,tpc->btphw", F.normalize(embedding, dim=1), text)
 
 

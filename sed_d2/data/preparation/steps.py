@@ -14,10 +14,10 @@ import numpy as np
 from detectron2.data import MetadataCatalog
 from PIL import Image
 
-from ..cli import one_sentence
-from .benchmarks import data_root
-from .files import in_parallel, read_labels, write_whole
-from .verification import verify
+from ...cli.errors import one_sentence
+from ..benchmarks import data_root
+from ..files import in_parallel, read_labels, write_whole
+from ..verification import verify
 
 logger = logging.getLogger(__name__)
 

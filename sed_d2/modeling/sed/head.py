@@ -6,9 +6,9 @@ from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..clip.text import PROMPT_TEMPLATES
+from ..fast.linear import linear
 from .decoder import DecoderOutput, GradualFusionDecoder
-from .linear import linear
-from .text_encoder import PROMPT_TEMPLATES
 
 #: The backbone's features that the decoder's levels fuse, coarse to fine.
 SKIP_FEATURES = ("res4", "res3", "res2")

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from . import shapes
+from . import scenes as shapes
 
 STRIDE = 32
 """Pixels of a cell, one position of the dense embedding."""

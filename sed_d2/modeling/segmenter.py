@@ -12,11 +12,11 @@ from open_clip import get_tokenizer
 from torch import Tensor, nn
 
 from ..checkpoint import rename_released_keys
-from ..config import check_device
+from ..device import check_device
 from ..vocabulary import Vocabulary
+from .clip.text import TextEncoder
+from .clip.text_cache import build_text_cache
 from .losses import sample_classes, sem_seg_loss
-from .text_cache import build_text_cache
-from .text_encoder import TextEncoder
 from .views import View, ViewPlan, ViewScores, merged_labels, merged_scores
 
 #: The precisions of ``MODEL.AUTOCAST``.

@@ -8,7 +8,7 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from sed_d2.data import shapes
+from sed_d2.shapes import scenes as shapes
 from sed_d2.vocabulary import Vocabulary
 from tools import make_shapes
 

@@ -7,9 +7,9 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from .config import get_sed_cfg
-from .data import shapes
-from .vocabulary import Vocabulary
+from ..config import get_sed_cfg
+from ..vocabulary import Vocabulary
+from . import scenes as shapes
 
 CONFIG_FILE = "shapes_quickstart.yaml"
 WEIGHTS = Path(__file__).parent / "weights"

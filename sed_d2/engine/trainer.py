@@ -21,12 +21,12 @@ from detectron2.utils.logger import setup_logger
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from .checkpoint import SEDCheckpointer
-from .data import SemSegTestMapper, SemSegTrainMapper
-from .evaluation import build_evaluator
-from .evaluation.table import make_row, paper_miou, render, write_results
+from ..checkpoint import SEDCheckpointer
+from ..data import SemSegTestMapper, SemSegTrainMapper
+from ..evaluation import build_evaluator
+from ..evaluation.table import make_row, paper_miou, render, write_results
+from ..vocabulary import Vocabulary
 from .solver import build_optimizer
-from .vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_optimizer(cls, cfg, model):
-        """See :func:`sed_d2.solver.build_optimizer`."""
+        """See :func:`sed_d2.engine.solver.build_optimizer`."""
         return build_optimizer(cfg, model)
 
     @classmethod

@@ -20,9 +20,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 from tqdm import tqdm
 
+from ..data.benchmarks import Split, register
+from ..data.files import write_whole
 from ..vocabulary import Vocabulary
-from .benchmarks import Split, register
-from .files import write_whole
 
 WORLD_VERSION = 1
 """Part of every data set folder; to be raised when the same seed draws another scene."""

@@ -1,8 +1,6 @@
-"""What the programs share: errors that the user can mend as one sentence, and their memory."""
+"""What the programs share: errors that the user can mend as one sentence."""
 
-import ctypes
 import logging
-import os
 import re
 import sys
 import traceback
@@ -22,10 +20,6 @@ CONFIG_MODULES = (
     "yacs.config",
     "yaml.",
 )
-
-# Options of glibc's mallopt: the number of blocks with a mapping of their own, the free bytes at
-# the top of the heap that are given back (-1: never), the bytes by which the heap grows.
-M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD = -4, -1, -2
 
 
 @contextmanager
@@ -69,22 +63,3 @@ def _is_about_config(error: Exception) -> bool:
         return False
     modules = [f.f_globals.get("__name__", "") for f, _ in traceback.walk_tb(error.__traceback__)]
     return bool(modules) and modules[-1].startswith(CONFIG_MODULES)
-
-
-def keep_freed_memory(device: str) -> None:
-    """On the CPU, let this process keep the memory that tensors free, for the next ones.
-
-    By default glibc gives large blocks back, and the system clears each of their pages anew when
-    they are allocated again, at every step: nearly half of the time of a training on the CPU. The
-    price is that the process stays as large as it once was, and somewhat larger where sizes vary.
-    It is for programs; a library leaves the allocator to its user. Elsewhere it does nothing.
-
-    Args:
-        device: where the model is, as in ``MODEL.DEVICE``.
-    """
-    if os.name != "posix" or not device.startswith("cpu"):
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        for option, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, -1), (M_TOP_PAD, 1 << 26)):
-            mallopt(option, value)

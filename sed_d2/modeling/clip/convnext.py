@@ -14,10 +14,8 @@ from timm.layers import Mlp
 from timm.layers.activations import GELU
 from torch import Tensor, nn
 
-from .linear import convnext_block_
-from .precision import autocast_dtype, in_dtype
-
-open_clip.add_model_config(Path(__file__).parent / "clip_configs")
+from ..fast.linear import convnext_block_
+from ..fast.weights import autocast_dtype, in_dtype
 
 #: Which parameters of the image tower each ``MODEL.CLIP_FINETUNE`` trains, by parts of their names.
 FINETUNE_PARTS = {
@@ -84,7 +82,7 @@ class CLIPConvNeXt(Backbone):
     """Feature pyramid and dense embedding of CLIP's image tower.
 
     It owns the whole CLIP model, built once; the text tower is frozen and used by
-    :class:`~sed_d2.modeling.text_encoder.TextEncoder`.
+    :class:`~sed_d2.modeling.clip.text.TextEncoder`.
 
     Args:
         clip: an open_clip model with a timm ConvNeXt image tower.

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from .layers import FAM, SFM, as_linear, conv_to_one, guidance_chain, sum_of_taps
-from .precision import autocast_dtype, in_dtype, with_parameters
-from .spectral import spectral_conv
+from ..fast.decoder import FAM, SFM, as_linear, conv_to_one, guidance_chain, sum_of_taps
+from ..fast.spectral import spectral_conv
+from ..fast.weights import autocast_dtype, in_dtype, with_parameters
 
 
 class DecoderOutput(NamedTuple):

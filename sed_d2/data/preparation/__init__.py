@@ -1,0 +1,1 @@
+"""What the scripts that prepare the benchmarks share."""

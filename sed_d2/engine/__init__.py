@@ -1,0 +1,1 @@
+"""Training, evaluation and the processes that they run in."""

@@ -1,0 +1,1 @@
+"""CLIP: image towers as backbones, and the text encoder."""

@@ -1,0 +1,1 @@
+"""Layers that methods share, in their plain form."""

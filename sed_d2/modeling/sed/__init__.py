@@ -1,0 +1,1 @@
+"""SED: cost map, gradual fusion decoder, category early rejection."""
