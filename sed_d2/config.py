@@ -1,126 +1,96 @@
-"""The config keys that SED adds to Detectron2's."""
+"""The config: Detectron2's keys, the keys that all methods share, and each method's keys."""
 
 from pathlib import Path
 
 from detectron2.config import CfgNode as CN
 from detectron2.config import get_cfg
 
-from .data.custom import register_from_yaml
 from .device import best_device
+from .modeling.clip.config import add_clip_config
+from .modeling.sed.config import add_sed_head_config
+
+#: Keys of earlier versions and their names in this one.
+RENAMED = {
+    "MODEL.CLIP_FINETUNE": "MODEL.CLIP.FINETUNE",
+    "MODEL.AUTOCAST": "TEST.PRECISION",
+}
 
 
 def add_sed_config(cfg: CN) -> None:
-    """Add SED's keys, with the values of the paper's base model, to ``cfg``."""
-    # The open_clip model with a ConvNeXt tower; all widths come from it.
-    cfg.MODEL.CLIP = CN()
-    cfg.MODEL.CLIP.NAME = "convnext_base_w_320"
-    # An open_clip tag (downloaded once), a weight file of that model, or "" for random weights,
-    # which is right when MODEL.WEIGHTS holds a full SED checkpoint.
-    cfg.MODEL.CLIP.PRETRAINED = ""
-    # Side of the square that images are stretched to in inference; a multiple of 32.
-    cfg.MODEL.CLIP.RESOLUTION = 768
-    # Folder of the text embeddings of classes once asked for; "" is sed_d2/text in torch's hub
-    # folder (TORCH_HOME). Its files take at most TEXT_CACHE_GB in all (a class of the base model
-    # 205 KB), those not used for longest go first; 0 turns the cache off.
-    cfg.MODEL.CLIP.TEXT_CACHE = ""
-    cfg.MODEL.CLIP.TEXT_CACHE_GB = 2
-    # Whether training keeps only the inputs of the trunk's blocks and computes what is in them
-    # again in the backward pass: a fraction of the memory for a third more time.
-    cfg.MODEL.CLIP.CHECKPOINT = False
-    # What of the image tower is trained: full, frozen, conv, mlp or last_stage.
-    cfg.MODEL.CLIP_FINETUNE = "full"
-    # Whether parameters that are missing, unexpected or of another shape in MODEL.WEIGHTS are an
-    # error; False loads what fits and names the rest in the log.
+    """Add the keys that all methods share, CLIP's keys and each method's keys to ``cfg``."""
+    add_shared_config(cfg)
+    add_clip_config(cfg)
+    add_sed_head_config(cfg)
+    for old, new in RENAMED.items():
+        cfg.register_renamed_key(old, new)
+
+
+def add_shared_config(cfg: CN) -> None:
+    """Add the keys that all methods share to ``cfg``, with the values of the paper."""
+    # Whether a missing, unexpected or misshaped parameter in MODEL.WEIGHTS is an error. False loads
+    # the parameters that fit and logs the names of the others.
     cfg.MODEL.WEIGHTS_STRICT = True
 
-    # The precision that inference computes the encoder and the decoder in: bfloat16, float16, or
-    # "" for float32. CPUs need units of their own for it (avx512_bf16 or AMX for bfloat16); without
-    # them it takes much longer than float32. Training has SOLVER.AMP.
-    cfg.MODEL.AUTOCAST = ""
+    # A JSON or text file with the class names for training. "" uses the names of the data set.
+    cfg.MODEL.SEM_SEG_HEAD.TRAIN_CLASS_JSON = ""
+    # A JSON or text file with the class names for evaluation. "" uses the names of the data set.
+    cfg.MODEL.SEM_SEG_HEAD.TEST_CLASS_JSON = ""
+    # Whether the loss leaves out ignored pixels. False counts them as negatives of every class, as
+    # in the released model.
+    cfg.MODEL.SEM_SEG_HEAD.MASK_IGNORED = False
+    # The number of classes in the loss of a training batch, per process: all classes in its labels,
+    # even if they are more than this number, and random others. It saves time and memory with a
+    # large vocabulary. 0 uses all classes.
+    cfg.MODEL.SEM_SEG_HEAD.SAMPLED_CLASSES = 0
 
-    head = cfg.MODEL.SEM_SEG_HEAD
-    # Width of the embedded cost map, and of what each decoder level puts out.
-    head.HIDDEN_DIM = 128
-    head.DECODER_DIMS = [64, 32, 16]
-    # Width of the image guidance and of the cost guidance at each level.
-    head.GUIDANCE_PROJ_DIMS = [32, 16, 8]
-    # Whether the skip path's gradient reaches the image tower: detached (the paper's) or attached;
-    # none gives the decoder zeros in place of the image's features.
-    head.GUIDANCE = "detached"
-    # Depthwise kernel of spatial fusion at each level (odd).
-    head.KERNEL_SIZES = [9, 9, 9]
-    # Heads of class attention; divides HIDDEN_DIM and DECODER_DIMS.
-    head.NUM_HEADS = 4
-    # Whether the auxiliary losses train nothing but their heads, as released. False supervises each
-    # level's features, without which a short training leaves early rejection blind.
-    head.DETACH_AUXILIARY = True
-    # The score that the heads give before training, in (0, 1); 0, as released, is about 0.5. About
-    # 1 / T makes short trainings faster.
-    head.PRIOR_PROB = 0.0
-    # (height, width) of the cells that class attention averages over in training.
-    head.POOLING_SIZES = [2, 2]
-    # As MODEL.CLIP.CHECKPOINT, for the decoder's levels.
-    head.CHECKPOINT = False
-    # True leaves ignored pixels out of the loss; False, as released, counts them as negatives
-    # of every class.
-    head.MASK_IGNORED = False
-    # A training batch of a process asks for that many classes: those that its labels show (all of
-    # them, though they be more) and others at random; the loss is a mean over these. It saves time
-    # and memory with a large vocabulary; 0 asks for all.
-    head.SAMPLED_CLASSES = 0
-    # Files of class names that override the data set's own; see sed_d2.vocabulary.
-    head.TRAIN_CLASS_JSON = ""
-    head.TEST_CLASS_JSON = ""
-
-    # YAML files that describe one's own data sets; they are registered before any is used.
+    # YAML files that describe the user's own data sets.
     cfg.DATASETS.CUSTOM = ()
 
-    # A training crop is drawn again while one category covers more than this share of it.
+    # The largest share of a training crop that one category may cover. A crop above it is drawn
+    # again.
     cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA = 1.0
-    # Colour augmentation in the manner of SSD, before the flip.
+    # Whether training uses the color augmentation of SSD, before the flip.
     cfg.INPUT.COLOR_AUG_SSD = False
 
-    # The image tower's learning rate is this multiple of BASE_LR.
+    # The factor from SOLVER.BASE_LR to the learning rate of the image tower.
     cfg.SOLVER.CLIP_MULTIPLIER = 1.0
 
-    # Category early rejection: before each level a pixel keeps its TOPK best classes, and the
-    # classes that no pixel keeps are dropped.
-    cfg.TEST.FAST_INFERENCE = False
-    cfg.TEST.TOPK = 8
-    # Elements of a feature map that the decoder works on at a time, which bounds the memory of
-    # what it holds besides the features of all classes; 0 suits a CPU's caches (4 MB of float32)
-    # or, elsewhere, keeps a large device busy (128 MB).
+    # The precision of the encoder and the decoder in inference: "" (float32), "float16" or
+    # "bfloat16". A CPU without instructions for it (AVX512-BF16 or AMX for bfloat16) is much slower
+    # than with float32. Training uses SOLVER.AMP.
+    cfg.TEST.PRECISION = ""
+    # The implementation of inference: "auto" (the one of modeling/fast for the device) or "plain"
+    # (the modules' own forward). Both give the same numbers.
+    cfg.TEST.KERNELS = "auto"
+    # The number of elements of a feature map that the decoder processes at a time, which bounds the
+    # memory of its intermediate results. 0 chooses by device: 1 M elements (4 MB in float32) fit a
+    # CPU's cache, 32 M elements (128 MB) fill a GPU.
     cfg.TEST.CHUNK_ELEMENTS = 0
-    # Two approximations. PREREJECT decodes only that many classes, those that come nearest to
-    # being some position's best by their mean cosine, and the others score 0; the labels differ
-    # where a dropped class would have won. TEMPLATE_CHANNELS sees the 80 templates through that
-    # many principal components; the cost map's error is what the other components hold, none at
-    # 80. 0 turns them off.
-    cfg.TEST.PREREJECT = 0
-    cfg.TEST.TEMPLATE_CHANNELS = 0
-    # Show images in their own aspect, with as many pixels, instead of stretching them to a square.
+    # Whether inference resizes an image in its own aspect ratio, to as many pixels as the square of
+    # MODEL.CLIP.RESOLUTION has.
     cfg.TEST.KEEP_ASPECT = False
-    # Test-time augmentation, TEST.AUG.ENABLED: the image at these multiples of RESOLUTION and,
-    # with TEST.AUG.FLIP, mirrored too. (TEST.AUG.MIN_SIZES and MAX_SIZE are not used.) The scores
-    # of all views of an image are held at once: 125 MB a view for 847 classes at 768.
+    # The scales of test-time augmentation (TEST.AUG.ENABLED), as multiples of
+    # MODEL.CLIP.RESOLUTION. TEST.AUG.FLIP adds a mirrored view for each. The scores of all views of
+    # an image are in memory at once: 125 MB a view for 847 classes at 768.
     cfg.TEST.AUG.SCALES = [0.75, 1.0, 1.25]
-    # Sliding windows besides the whole image: squares of WINDOW times its shorter side, each
-    # stretched to RESOLUTION, that overlap by at least OVERLAP.
     cfg.TEST.SLIDING = CN()
+    # Whether inference adds sliding windows to the view of the whole image.
     cfg.TEST.SLIDING.ENABLED = False
+    # The side of a sliding window, as a multiple of the image's shorter side. Each window is
+    # resized to MODEL.CLIP.RESOLUTION.
     cfg.TEST.SLIDING.WINDOW = 0.6
+    # The smallest overlap of neighbouring windows, as a share of the window's side.
     cfg.TEST.SLIDING.OVERLAP = 1 / 3
-    # (height, width) of class attention's cells in inference.
-    cfg.TEST.POOLING_SIZES = [1, 1]
 
 
-def get_sed_cfg(config_file: str = "", opts: list = ()) -> CN:
-    """Detectron2's defaults, SED's keys, a YAML file and ``KEY VALUE`` pairs, in that order.
+def get_sed_cfg(config_file: str | Path = "", opts: list = ()) -> CN:
+    """Return Detectron2's defaults, our keys, a YAML file and ``KEY VALUE`` pairs, merged in order.
 
-    The file may be one of SED's own by its name alone, such as "convnextB_768.yaml".
+    ``MODEL.DEVICE`` is the best device of this machine unless the file or a pair sets it.
 
-    ``MODEL.DEVICE`` is the best device that torch has here, unless the file or a pair names one.
-    The data sets of ``DATASETS.CUSTOM`` are registered.
+    Args:
+        config_file: a file, or the name of a shipped config such as "convnextB_768.yaml".
+        opts: ``[key, value, key, value, ...]``.
     """
     cfg = get_cfg()
     add_sed_config(cfg)
@@ -128,25 +98,23 @@ def get_sed_cfg(config_file: str = "", opts: list = ()) -> CN:
     if config_file:
         cfg.merge_from_file(find_config(config_file), allow_unsafe=False)
     cfg.merge_from_list(list(opts))
-    for path in cfg.DATASETS.CUSTOM:
-        register_from_yaml(path)
     return cfg
 
 
 def find_config(config_file: str | Path) -> str:
-    """The path of a config file; a name that is no file is looked up among SED's own configs.
+    """Return the path of a config file, which is looked up among the shipped configs too.
 
     Raises:
-        FileNotFoundError: there is no such file; the message lists SED's own.
+        FileNotFoundError: there is no such file; the message lists the shipped configs.
     """
-    # An installed package holds the configs, in a checkout they lie beside it.
+    # An installed package contains the configs; in a checkout they are beside the package.
     package = Path(__file__).parent
     folder = package / "configs"
     folder = folder if folder.is_dir() else package.parent / "configs"
     for path in (Path(config_file), folder / config_file):
         if path.is_file():
             return str(path)
-    own = ", ".join(sorted(path.name for path in folder.glob("*.yaml")))
+    shipped = ", ".join(sorted(path.name for path in folder.glob("*.yaml")))
     raise FileNotFoundError(
-        f"config file '{config_file}' does not exist: give a file, or one of SED's own, {own}"
+        f"config file '{config_file}' does not exist: give a file, or a shipped config: {shipped}"
     )
