@@ -1,7 +1,11 @@
 """The config: Detectron2's keys, the keys that all methods share, and each method's keys."""
 
+import logging
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+import yaml
 from detectron2.config import CfgNode as CN
 from detectron2.config import get_cfg
 
@@ -9,18 +13,48 @@ from .device import best_device
 from .modeling.clip.config import add_clip_config
 from .modeling.sed.config import add_sed_head_config
 
-#: Keys of earlier versions and their names in this one.
+logger = logging.getLogger(__name__)
+
+#: The function that adds a method's keys, by MODEL.SEM_SEG_HEAD.NAME. These keys are read only when
+#: that head is chosen.
+METHODS: dict[str, Callable[[CN], None]] = {"SEDHead": add_sed_head_config}
+
+#: The keys of earlier versions and their names in this one.
 RENAMED = {
     "MODEL.CLIP_FINETUNE": "MODEL.CLIP.FINETUNE",
     "MODEL.AUTOCAST": "TEST.PRECISION",
 }
+
+#: The keys of Detectron2 that training or evaluation reads, here or in Detectron2; the first line
+#: has those that only later versions than 0.6 have. tests/test_config.py records what is read.
+DETECTRON2_KEYS = frozenset(
+    """
+    FLOAT32_PRECISION SOLVER.BASE_LR_END SOLVER.NUM_DECAYS SOLVER.RESCALE_INTERVAL
+    CUDNN_BENCHMARK OUTPUT_DIR SEED VERSION
+    DATALOADER.ASPECT_RATIO_GROUPING DATALOADER.FILTER_EMPTY_ANNOTATIONS DATALOADER.NUM_WORKERS
+    DATALOADER.RANDOM_SUBSET_RATIO DATALOADER.SAMPLER_TRAIN DATASETS.TEST DATASETS.TRAIN
+    INPUT.CROP.ENABLED INPUT.CROP.SIZE INPUT.CROP.TYPE INPUT.FORMAT INPUT.MAX_SIZE_TEST
+    INPUT.MAX_SIZE_TRAIN INPUT.MIN_SIZE_TEST INPUT.MIN_SIZE_TRAIN INPUT.MIN_SIZE_TRAIN_SAMPLING
+    INPUT.RANDOM_FLIP
+    MODEL.BACKBONE.NAME MODEL.DEVICE MODEL.KEYPOINT_ON MODEL.LOAD_PROPOSALS MODEL.META_ARCHITECTURE
+    MODEL.PIXEL_MEAN MODEL.PIXEL_STD MODEL.SEM_SEG_HEAD.IGNORE_VALUE MODEL.SEM_SEG_HEAD.NAME
+    MODEL.WEIGHTS
+    SOLVER.AMP.ENABLED SOLVER.BASE_LR SOLVER.CHECKPOINT_PERIOD SOLVER.CLIP_GRADIENTS.CLIP_TYPE
+    SOLVER.CLIP_GRADIENTS.CLIP_VALUE SOLVER.CLIP_GRADIENTS.ENABLED SOLVER.CLIP_GRADIENTS.NORM_TYPE
+    SOLVER.GAMMA SOLVER.IMS_PER_BATCH SOLVER.LR_SCHEDULER_NAME SOLVER.MAX_ITER
+    SOLVER.REFERENCE_WORLD_SIZE SOLVER.STEPS SOLVER.WARMUP_FACTOR SOLVER.WARMUP_ITERS
+    SOLVER.WARMUP_METHOD SOLVER.WEIGHT_DECAY SOLVER.WEIGHT_DECAY_NORM
+    TEST.AUG.ENABLED TEST.AUG.FLIP TEST.EVAL_PERIOD TEST.EXPECTED_RESULTS TEST.PRECISE_BN.ENABLED
+    """.split()
+)
 
 
 def add_sed_config(cfg: CN) -> None:
     """Add the keys that all methods share, CLIP's keys and each method's keys to ``cfg``."""
     add_shared_config(cfg)
     add_clip_config(cfg)
-    add_sed_head_config(cfg)
+    for add_method_config in METHODS.values():
+        add_method_config(cfg)
     for old, new in RENAMED.items():
         cfg.register_renamed_key(old, new)
 
@@ -99,6 +133,56 @@ def get_sed_cfg(config_file: str | Path = "", opts: list = ()) -> CN:
         cfg.merge_from_file(find_config(config_file), allow_unsafe=False)
     cfg.merge_from_list(list(opts))
     return cfg
+
+
+def unread_keys(config_file: str | Path = "", opts: list = ()) -> list[str]:
+    """Return the keys that the file and the pairs of :func:`get_sed_cfg` set and nothing reads.
+
+    They are keys of Detectron2 for other models and keys of a method that is not chosen. Detectron2
+    writes all keys to OUTPUT_DIR/config.yaml; in such a file only a key that differs from its
+    default counts as set.
+    """
+    cfg = get_sed_cfg(config_file, opts)
+    given = flatten(CN.load_yaml_with_base(find_config(config_file))) if config_file else {}
+    if given.keys() >= flatten(get_cfg()).keys():
+        # YAML has no tuples, so the defaults make the same way through it.
+        defaults = flatten(yaml.safe_load(get_sed_cfg().dump()))
+        given = {key: value for key, value in given.items() if value != defaults.get(key)}
+    # A pair may set a whole node.
+    parts = (*given, *opts[::2])
+    set_keys = {key for key in flatten(cfg) if any(f"{key}.".startswith(f"{x}.") for x in parts)}
+    return sorted(set_keys - read_keys(cfg.MODEL.SEM_SEG_HEAD.NAME))
+
+
+def read_keys(head: str) -> frozenset[str]:
+    """Return the keys that a model with this MODEL.SEM_SEG_HEAD.NAME reads in training or test."""
+
+    def added_by(*functions: Callable[[CN], None]) -> set[str]:
+        cfg = get_cfg()
+        for function in functions:
+            function(cfg)
+        return flatten(cfg).keys() - flatten(get_cfg()).keys()
+
+    chosen = [METHODS[head]] if head in METHODS else []
+    return DETECTRON2_KEYS | added_by(add_shared_config, add_clip_config, *chosen)
+
+
+def warn_of_unread_keys(config_file: str | Path = "", opts: list = ()) -> None:
+    """Log one warning that names the keys of :func:`unread_keys`, if there are any."""
+    keys = unread_keys(config_file, opts)
+    if keys:
+        logger.warning("The config sets keys that nothing reads, remove them: %s", ", ".join(keys))
+
+
+def flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the values of a nested config by their full keys, such as "MODEL.CLIP.NAME"."""
+    values: dict[str, Any] = {}
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            values.update(flatten(value, f"{prefix}{key}."))
+        else:
+            values[f"{prefix}{key}"] = value
+    return values
 
 
 def find_config(config_file: str | Path) -> str:
