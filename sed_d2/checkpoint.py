@@ -1,61 +1,25 @@
-"""Checkpoints: ours and the released SED ones, read safely and reported strictly."""
+"""Checkpoints, ours and released ones, read safely and reported strictly."""
 
 import logging
 import os
-from collections.abc import MutableMapping
 from typing import Any
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 
+from .modeling.released_keys import rename_keys
+
 logger = logging.getLogger(__name__)
 
+#: Prefix of the keys of CLIP's parameters in a model.
 CLIP_PREFIX = "backbone.clip."
-"""What the names of CLIP's parameters start with in a SED model."""
-
-
-def _released_prefixes() -> dict[str, str]:
-    """Prefix of a key in a released checkpoint -> ours; of two that match the longer counts."""
-    released, ours = "sem_seg_head.predictor.transformer.", "sem_seg_head.decoder."
-    prefixes = {
-        "sem_seg_head.predictor.clip_model.": CLIP_PREFIX,
-        f"{released}conv1.": f"{ours}cost_conv.",
-        f"{released}head.": f"{ours}head.",
-    }
-    for i in range(3):
-        level, block = f"{ours}levels.{i}.", f"{released}decoder{i + 1}."
-        prefixes |= {
-            f"{released}head{i}.": f"{level}aux_head.",
-            f"{released}decoder_guidance_projection.{i}.": f"{level}image_guidance.",
-            f"{released}decoder_corr_guidance_projection.{i}.": f"{level}cost_guidance.",
-            f"{block}cnext.": f"{level}fam.spatial.",
-            f"{block}attention.": f"{level}fam.classes.",
-            f"{block}attention.MLP.": f"{level}fam.classes.mlp.",
-            f"{block}up.": f"{level}sfm.up.",
-            f"{block}conv.double_conv.0.": f"{level}sfm.conv1.",
-            f"{block}conv.double_conv.1.": f"{level}sfm.norm1.",
-            f"{block}conv.double_conv.3.": f"{level}sfm.conv2.",
-            f"{block}conv.double_conv.4.": f"{level}sfm.norm2.",
-        }
-    return dict(sorted(prefixes.items(), key=lambda item: -len(item[0])))
-
-
-_RELEASED_PREFIXES = _released_prefixes()
-
-
-def rename_released_keys(state_dict: MutableMapping[str, Any]) -> None:
-    """Give the keys of a released SED checkpoint our names, in place; leave all others alone."""
-    for key in list(state_dict):
-        for released, ours in _RELEASED_PREFIXES.items():
-            if key.startswith(released):
-                state_dict[ours + key[len(released) :]] = state_dict.pop(key)
-                break
 
 
 class SEDCheckpointer(DetectionCheckpointer):
     """DetectionCheckpointer that reads no pickled code and, by default, tolerates no mismatch.
 
-    A file may leave out CLIP as a whole where the model has it from a file of CLIP's own.
+    Keys of released checkpoints are renamed by the table of the model's head. A file may leave out
+    CLIP as a whole if ``MODEL.CLIP.PRETRAINED`` brought it.
 
     Args:
         model: the model to load into or save.
@@ -108,7 +72,8 @@ class SEDCheckpointer(DetectionCheckpointer):
         super().tag_last_checkpoint(name)
 
     def _load_model(self, checkpoint: dict[str, Any]):
-        rename_released_keys(checkpoint["model"])
+        head = getattr(self.model, "sem_seg_head", None)
+        rename_keys(checkpoint["model"], getattr(head, "released_prefixes", {}))
         has_clip = any(key.startswith(CLIP_PREFIX) for key in checkpoint["model"])
         result = super()._load_model(checkpoint)
         misshaped = {

@@ -1,4 +1,4 @@
-"""The Python interface: an image and class names in, a label for each pixel out."""
+"""The Python interface: image and class names -> a label for each pixel."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from detectron2.config import CfgNode
 from detectron2.data import transforms as T
 from detectron2.modeling import build_model
 from PIL import Image, ImageOps
 
 from .checkpoint import SEDCheckpointer
+from .data.custom import register_custom
 from .data.files import read_image
 from .vocabulary import Vocabulary
 
 
 class FoundClass(NamedTuple):
-    """A class of an image: its index in the vocabulary, its name and its share of the pixels."""
+    """Class found in an image: index in the vocabulary, name, share of the pixels."""
 
     index: int
     name: str
@@ -28,7 +30,7 @@ class FoundClass(NamedTuple):
 
 @dataclass(frozen=True)
 class Prediction:
-    """What was found in an image.
+    """Result of segmenting an image.
 
     Attributes:
         labels: (H, W) int64, indices into ``vocabulary``, at the image's own size.
@@ -42,7 +44,7 @@ class Prediction:
 
     @property
     def found(self) -> list[FoundClass]:
-        """The classes that have pixels, by falling share; a name is the class's first synonym."""
+        """The classes that have pixels, largest share first; named by their first synonym."""
         counts = np.bincount(self.labels.ravel())
         order = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)]
         shares = (counts / self.labels.size).tolist()
@@ -52,12 +54,14 @@ class Prediction:
 class OpenVocabPredictor:
     """Segments single images with any vocabulary.
 
+    Several threads may call it at once: each call is answered for its own classes.
+
     Args:
         cfg: config of the model; ``MODEL.WEIGHTS`` is loaded into it.
 
     Attributes:
         model: the model, in inference mode.
-        vocabulary: the classes when a call names none: those of ``TEST_CLASS_JSON``, else of the
+        vocabulary: the classes of calls that name none: those of ``TEST_CLASS_JSON``, else of the
             first test data set that has names, else those the model is trained on, else None.
 
     Raises:
@@ -65,7 +69,8 @@ class OpenVocabPredictor:
         ValueError: the config, the weights or the class names are wrong.
     """
 
-    def __init__(self, cfg):
+    def __init__(self, cfg: CfgNode):
+        register_custom(cfg.DATASETS.CUSTOM)
         vocabulary = Vocabulary.of_any(cfg.DATASETS.TEST, cfg.MODEL.SEM_SEG_HEAD.TEST_CLASS_JSON)
         self.model = build_model(cfg).eval()
         SEDCheckpointer(self.model, strict=cfg.MODEL.WEIGHTS_STRICT).load(cfg.MODEL.WEIGHTS)
@@ -84,45 +89,33 @@ class OpenVocabPredictor:
         """Segment an image.
 
         Args:
-            image: (H, W, 3) uint8 RGB, a Pillow image, or the path of an image file; the latter
-                two are turned upright by their EXIF orientation.
-            vocabulary: the classes: a vocabulary, what :meth:`Vocabulary.parse` reads, or names
-                in released form; None: those of ``self.vocabulary``. Classes equal to those of the
-                call before are not embedded again.
+            image: (H, W, 3) uint8 RGB, a Pillow image, or the path of an image file; images and
+                files are turned upright by their EXIF orientation.
+            vocabulary: the classes, in any form that :meth:`Vocabulary.of` takes; None takes those
+                of ``self.vocabulary``. The embeddings of the latest vocabularies are kept.
             scores: also return the scores, which takes T × H × W numbers.
 
         Raises:
             FileNotFoundError: there is no such image or class file.
             ValueError: the image cannot be read or has another form; the class names are wrong.
         """
-        vocabulary = self.vocabulary if vocabulary is None else as_vocabulary(vocabulary)
+        vocabulary = self.vocabulary if vocabulary is None else Vocabulary.of(vocabulary)
         if vocabulary is None:
             raise ValueError("no class names: give a vocabulary, the config's data set has none")
-        if vocabulary != self.model.vocabulary:
-            self.model.set_vocabulary(vocabulary)
         array = as_rgb_array(image)
         height, width = array.shape[:2]
         resized = self._resize.get_transform(array).apply_image(array)
         tensor = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
         record = {"image": tensor, "height": height, "width": width}
-        output = self.model([record], labels_only=not scores)[0]
+        output = self.model([record], vocabulary, labels_only=not scores)[0]
         if not scores:
             return Prediction(output["labels"].cpu().numpy(), vocabulary)
         sem_seg = output["sem_seg"].cpu().numpy()
         return Prediction(sem_seg.argmax(0), vocabulary, sem_seg)
 
 
-def as_vocabulary(vocabulary: Vocabulary | str | Iterable[str]) -> Vocabulary:
-    """Any of the forms that the predictor takes as a vocabulary."""
-    if isinstance(vocabulary, Vocabulary):
-        return vocabulary
-    if isinstance(vocabulary, str):
-        return Vocabulary.parse(vocabulary)
-    return Vocabulary.from_names(vocabulary)
-
-
 def as_rgb_array(image: np.ndarray | Image.Image | str | os.PathLike) -> np.ndarray:
-    """Any of the forms that the predictor takes as an image -> (H, W, 3) uint8 RGB, upright."""
+    """Convert an image in any form that the predictor takes to (H, W, 3) uint8 RGB, upright."""
     if isinstance(image, Image.Image):
         return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
     if isinstance(image, np.ndarray):

@@ -130,6 +130,20 @@ class Vocabulary(Sequence):
         return cls._from_json(_builtin_content(name), name)
 
     @classmethod
+    def of(cls, value: Vocabulary | str | Iterable[str]) -> Vocabulary:
+        """Make a vocabulary of any form that callers use.
+
+        Args:
+            value: a vocabulary, a text for :meth:`parse`, or names in released form.
+
+        Raises:
+            FileNotFoundError, ValueError: see :meth:`parse` and :meth:`from_names`.
+        """
+        if isinstance(value, Vocabulary):
+            return value
+        return cls.parse(value) if isinstance(value, str) else cls.from_names(value)
+
+    @classmethod
     def of_dataset(cls, name: str) -> Vocabulary:
         """The names to ask for on a registered data set.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import yaml
@@ -71,3 +72,16 @@ def _read(path: Path) -> dict:
         if not isinstance(value, kind):
             raise ValueError(f"The value {value!r} of {key!r} in {path} is of the wrong kind.")
     return description
+
+
+def register_custom(paths: Iterable[str | Path]) -> None:
+    """Register the data sets of ``DATASETS.CUSTOM``; those registered before stay.
+
+    Args:
+        paths: YAML files, see :func:`register_from_yaml`.
+
+    Raises:
+        FileNotFoundError, ValueError: see :func:`register_from_yaml`.
+    """
+    for path in paths:
+        register_from_yaml(path)

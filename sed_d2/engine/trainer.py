@@ -1,15 +1,12 @@
-"""Trainer: Detectron2's DefaultTrainer with SED's data, optimizer, checkpoints and evaluation."""
+"""Trainer: Detectron2's DefaultTrainer with this project's data, optimizer and evaluation."""
 
-import contextlib
 import logging
-import time
 import weakref
-from collections import OrderedDict
-from collections.abc import Iterator
+from typing import Any
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.data import (
-    DatasetCatalog,
     MetadataCatalog,
     build_detection_test_loader,
     build_detection_train_loader,
@@ -23,23 +20,24 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..checkpoint import SEDCheckpointer
 from ..data import SemSegTestMapper, SemSegTrainMapper
+from ..data.custom import register_custom
 from ..evaluation import build_evaluator
-from ..evaluation.table import make_row, paper_miou, render, write_results
-from ..vocabulary import Vocabulary
+from .evaluation import dataset_vocabulary, evaluate_all
 from .solver import build_optimizer
 
 logger = logging.getLogger(__name__)
 
 
 class Trainer(DefaultTrainer):
-    """Trains SED on ``cfg.DATASETS.TRAIN`` and evaluates it on ``cfg.DATASETS.TEST``.
+    """Trains a segmenter on ``cfg.DATASETS.TRAIN`` and evaluates it on ``cfg.DATASETS.TEST``.
 
-    It is put together as DefaultTrainer is, with two differences that DefaultTrainer gives no
-    other way to: models on CPUs are distributed too, and checkpoints are read strictly.
+    The constructor replaces DefaultTrainer's, which has no option for the two differences: models
+    on CPUs are distributed too, and checkpoints are read strictly.
     """
 
     def __init__(self, cfg):
         TrainerBase.__init__(self)
+        register_custom(cfg.DATASETS.CUSTOM)
         if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
             setup_logger()
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
@@ -82,9 +80,13 @@ class Trainer(DefaultTrainer):
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
         total = sum(p.numel() for p in model.parameters())
         logger.info(
-            "SED on %s with %.1f M parameters, of which %.1f M are trained, on %s",
-            cfg.MODEL.CLIP.NAME, total / 1e6, trained / 1e6, cfg.MODEL.DEVICE,
-        )  # fmt: skip
+            "%s on %s with %.1f M parameters, of which %.1f M are trained, on %s",
+            cfg.MODEL.SEM_SEG_HEAD.NAME,
+            cfg.MODEL.CLIP.NAME,
+            total / 1e6,
+            trained / 1e6,
+            cfg.MODEL.DEVICE,
+        )
         return model
 
     @classmethod
@@ -126,68 +128,14 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def test(cls, cfg, model, evaluators=None):
-        """Evaluate each of ``cfg.DATASETS.TEST`` with its own vocabulary, and tell all in a table.
+        """Evaluate each of ``cfg.DATASETS.TEST``, see :func:`evaluate_all`."""
+        register_custom(cfg.DATASETS.CUSTOM)
+        super_test = super().test
 
-        The table is logged and written to ``OUTPUT_DIR/inference`` as ``results.json`` and
-        ``results.md``.
+        def evaluate(single: CfgNode, inference: nn.Module, i: int) -> dict[str, Any]:
+            return super_test(single, inference, evaluators and [evaluators[i]])
 
-        Returns:
-            As DefaultTrainer: results by data set, or those of the only data set.
-        """
-        results, rows = OrderedDict(), []
-        for i, name in enumerate(cfg.DATASETS.TEST):
-            one = cfg.clone()
-            one.defrost()
-            one.DATASETS.TEST = (name,)
-            vocabulary = dataset_vocabulary(name, cfg.MODEL.SEM_SEG_HEAD.TEST_CLASS_JSON)
-            inference = LabelInference(model)
-            with use_vocabulary(model, vocabulary):
-                results[name] = super().test(
-                    one, inference, None if evaluators is None else [evaluators[i]]
-                )
-            images, seconds = map(sum, zip(*comm.all_gather(inference.work), strict=True))
-            if comm.is_main_process() and "sem_seg" in results[name]:
-                rows.append(
-                    make_row(
-                        name,
-                        results[name]["sem_seg"],
-                        images,
-                        1000 * seconds / images,
-                        paper_miou(
-                            name,
-                            cfg.MODEL.CLIP.NAME,
-                            cfg.TEST.TOPK if cfg.TEST.FAST_INFERENCE else None,
-                        ),
-                    )
-                )
-        if rows:
-            write_results(rows, f"{cfg.OUTPUT_DIR}/inference")
-            logger.info("Results, also in %s/inference:\n%s", cfg.OUTPUT_DIR, render(rows))
-        return next(iter(results.values())) if len(results) == 1 else results
-
-
-class LabelInference(nn.Module):
-    """Asks a model, possibly a distributed one, for labels instead of scores, and times it.
-
-    Attributes:
-        work: the images done and the seconds they took in this process.
-    """
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model = model
-        self.training = model.training
-        self.work = (0, 0.0)
-
-    def forward(self, batched_inputs):
-        """A list of {"labels": (height, width)}, see :class:`sed_d2.modeling.SED`."""
-        start = time.perf_counter()
-        output = self.model(batched_inputs, labels_only=True)
-        if torch.accelerator.is_available():
-            torch.accelerator.synchronize()
-        images, seconds = self.work
-        self.work = images + len(batched_inputs), seconds + time.perf_counter() - start
-        return output
+        return evaluate_all(cfg, model, evaluate)
 
 
 def distribute(model: nn.Module) -> nn.Module:
@@ -197,39 +145,3 @@ def distribute(model: nn.Module) -> nn.Module:
     on_gpu = next(model.parameters()).is_cuda
     device_ids = [torch.cuda.current_device()] if on_gpu else None
     return DistributedDataParallel(model, device_ids=device_ids, broadcast_buffers=False)
-
-
-@contextlib.contextmanager
-def use_vocabulary(model: nn.Module, vocabulary: Vocabulary) -> Iterator[None]:
-    """Let a model answer for other classes, embedded at once, for a while."""
-    model = getattr(model, "module", model)
-    before = model.vocabulary
-    model.set_vocabulary(vocabulary)
-    try:
-        model.text_embeddings()
-        yield
-    finally:
-        model.set_vocabulary(before)
-
-
-def dataset_vocabulary(dataset_name: str, class_file: str = "") -> Vocabulary:
-    """The names to ask for on a data set: those of ``class_file``, else the data set's own.
-
-    Raises:
-        ValueError: there is no such data set, or the file has another number of classes.
-    """
-    if dataset_name not in DatasetCatalog.list():
-        raise ValueError(
-            f"there is no data set '{dataset_name}': DATASETS.TRAIN and TEST name registered ones, "
-            f"which are {', '.join(name for name in DatasetCatalog.list() if 'sem_seg' in name)}"
-        )
-    own = Vocabulary.of_dataset(dataset_name)
-    if not class_file:
-        return own
-    vocabulary = Vocabulary.from_file(class_file)
-    if len(vocabulary) != len(own):
-        raise ValueError(
-            f"class file '{class_file}' has {len(vocabulary)} classes but data set "
-            f"'{dataset_name}' has {len(own)}: list one name per class, in the order of the labels"
-        )
-    return vocabulary

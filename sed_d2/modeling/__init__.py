@@ -1,7 +1,7 @@
-"""The model of SED; importing this package registers it with Detectron2."""
+"""Models; importing this package registers them with Detectron2."""
 
 from .clip.convnext import CLIPConvNeXt
 from .sed.head import SEDHead
-from .segmenter import SED
+from .segmenter import SED, OpenVocabSegmenter
 
-__all__ = ["SED", "CLIPConvNeXt", "SEDHead"]
+__all__ = ["SED", "CLIPConvNeXt", "OpenVocabSegmenter", "SEDHead"]

@@ -1,14 +1,15 @@
-"""The views of an image that the model segments, and how their scores become one answer.
+"""The views of an image that the model segments, and the merging of their scores.
 
 The released protocol is one view: the whole image, stretched to a square. Scaled and mirrored
-views (test-time augmentation) and sliding windows are planned here too and merged here, a few
-classes at a time, so that nobody holds T scores for every pixel of the output.
+views (test-time augmentation) and sliding windows are planned here too. A plan is cut into batches
+of one size, each view is scored, and the scores are merged a few classes at a time, so that T
+scores for every pixel of the output are never held at once.
 """
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
 from typing import NamedTuple
 
 import torch
@@ -18,12 +19,12 @@ from torch.nn import functional as F
 #: Upsampled scores held at a time, in elements (64 MiB of float32).
 MAX_ELEMENTS = 1 << 24
 
-#: Classes upsampled at a time on a CPU: more leave its caches, fewer are merged too often.
+#: Classes upsampled at a time on a CPU: more exceed its caches, fewer repeat the merge too often.
 CPU_CLASSES = 8
 
 
 class View(NamedTuple):
-    """A part of an image and the size it is shown to the model at.
+    """A part of an image and the size at which the model sees it.
 
     Attributes:
         box: (top, left, bottom, right) as shares of the image, 0..1.
@@ -35,8 +36,8 @@ class View(NamedTuple):
     size: tuple[int, int]
     flip: bool = False
 
-    def cut(self, image: Tensor) -> Tensor:
-        """The view of a (3, H, W) image, (1, 3, *size)."""
+    def crop(self, image: Tensor) -> Tensor:
+        """Crop and resize a (3, H, W) image to (1, 3, *size)."""
         top, left, bottom, right = pixels(self.box, image.shape[-2:])
         part = image[None, :, top:bottom, left:right]
         part = F.interpolate(part, size=self.size, mode="bilinear", align_corners=False)
@@ -44,7 +45,7 @@ class View(NamedTuple):
 
 
 class ViewScores(NamedTuple):
-    """What the model answers for a view: (T', h, w) scores of the (T',) surviving classes."""
+    """(T', h, w) scores of a view's (T',) surviving classes."""
 
     view: View
     scores: Tensor
@@ -53,7 +54,7 @@ class ViewScores(NamedTuple):
 
 @dataclass(frozen=True)
 class ViewPlan:
-    """Which views an image is segmented in.
+    """The views that every image is segmented in.
 
     Attributes:
         resolution: side of the square that a view is stretched to.
@@ -63,8 +64,11 @@ class ViewPlan:
         scales: one view per multiple of ``resolution``.
         flip: every view also mirrored.
         window: side of sliding windows as a share of the image's shorter side; the mean of the
-            windows is averaged with the view of the whole image. None for no windows.
-        overlap: least share of a window that the next one covers again.
+            windows is averaged with the whole image. None for no windows.
+        overlap: least share of a window that overlaps with the next one.
+
+    Raises:
+        ValueError: a value is outside its range; the message names its key.
     """
 
     resolution: int
@@ -92,13 +96,13 @@ class ViewPlan:
             raise ValueError(f"TEST.SLIDING.OVERLAP {self.overlap} must be at least 0 and below 1")
 
     def __call__(self, height: int, width: int) -> list[list[View]]:
-        """Groups of views for an image of that size.
+        """Plan the groups of views for an image of this size.
 
         Scores are averaged within a group where its views overlap, and then over the groups.
         """
         whole = (0.0, 0.0, 1.0, 1.0)
         groups = []
-        for scale, flip in product(self.scales, (False, True) if self.flip else (False,)):
+        for scale, flip in itertools.product(self.scales, (False, True) if self.flip else (False,)):
             groups.append([View(whole, self._size(scale, height, width), flip)])
             if self.window:
                 side = self.window * min(height, width)
@@ -108,13 +112,13 @@ class ViewPlan:
                 groups.append(
                     [
                         View((top, left, bottom, right), size, flip)
-                        for (top, bottom), (left, right) in product(rows, columns)
+                        for (top, bottom), (left, right) in itertools.product(rows, columns)
                     ]
                 )
         return groups
 
     def _size(self, scale: float, height: int, width: int) -> tuple[int, int]:
-        """The pixels that a part of this aspect is shown at."""
+        """Return the (height, width) in pixels at which a part of this aspect is seen."""
         stretch = (height / width) ** 0.5 if self.keep_aspect else 1.0
         return tuple(
             max(1, round(self.resolution * scale * factor / self.divisor)) * self.divisor
@@ -122,7 +126,7 @@ class ViewPlan:
         )
 
     def _spans(self, length: float) -> list[tuple[float, float]]:
-        """Spans of this length, evenly laid out from 0 to 1 with at least the asked overlap."""
+        """Space spans of this length evenly from 0 to 1, with at least the asked overlap."""
         if length >= 1:
             return [(0.0, 1.0)]
         # n + 1 spans advance by (1 - length) / n, which is at most (1 - overlap) * length.
@@ -132,13 +136,52 @@ class ViewPlan:
 
 
 def pixels(box: Sequence[float], size: Sequence[int]) -> tuple[int, int, int, int]:
-    """The (top, left, bottom, right) pixels of a (height, width) that a box of shares touches."""
-    tolerance = 1e-6  # an edge that arithmetic moved off a whole pixel
+    """Return the (top, left, bottom, right) pixels of a (height, width) that a box touches."""
+    tolerance = 1e-6  # rounding may move an edge off a whole pixel
     (top, left), (bottom, right) = (
         [f(share * side + sign * tolerance) for share, side in zip(shares, size, strict=True)]
         for f, sign, shares in ((math.floor, 1, box[:2]), (math.ceil, -1, box[2:]))
     )
     return top, left, bottom, right
+
+
+class ViewBatch(NamedTuple):
+    """Views of one size that pass the encoder together.
+
+    Attributes:
+        images: the index of each view's image.
+        views: the views.
+    """
+
+    images: list[int]
+    views: list[View]
+
+
+def batch_views(plans: Sequence[Sequence[Sequence[View]]], batch_size: int) -> list[ViewBatch]:
+    """Cut the plans of a batch of images into batches of views of one size, in their order.
+
+    Args:
+        plans: the groups of views of each image.
+        batch_size: views in a batch at most.
+    """
+    batches: list[ViewBatch] = []
+    for image, plan in enumerate(plans):
+        for view in itertools.chain.from_iterable(plan):
+            last = batches[-1] if batches else None
+            if last is None or len(last.views) == batch_size or last.views[0].size != view.size:
+                last = ViewBatch([], [])
+                batches.append(last)
+            last.images.append(image)
+            last.views.append(view)
+    return batches
+
+
+def regroup(
+    plan: Sequence[Sequence[View]], scores: Sequence[ViewScores]
+) -> list[Sequence[ViewScores]]:
+    """Arrange the scores of a plan's views, which are in its order, in its groups."""
+    ends = list(itertools.accumulate(len(group) for group in plan))
+    return [scores[end - len(group) : end] for group, end in zip(plan, ends, strict=True)]
 
 
 def merged_scores(
@@ -147,10 +190,10 @@ def merged_scores(
     size: tuple[int, int],
     max_elements: int = MAX_ELEMENTS,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """The averaged scores at the output's size, a few classes at a time.
+    """Average the scores at the output's size, a few classes at a time.
 
     Args:
-        groups: the answers of :class:`ViewPlan`'s groups.
+        groups: the scores of :class:`ViewPlan`'s groups.
         classes: (T',) ascending class indices to merge.
         size: (height, width) of the output.
         max_elements: bounds n * height * width (n is at least 1, and on a CPU at most CPU_CLASSES).
@@ -166,13 +209,13 @@ def merged_scores(
         total = None
         for group, count in zip(groups, counts, strict=True):
             if len(group) == 1:
-                merged = _upsampled(group[0], chosen, size)
+                merged = _upsample(group[0], chosen, size)
             else:
                 merged = group[0].scores.new_zeros(len(chosen), *size)
-                for answer in group:
-                    top, left, bottom, right = pixels(answer.view.box, size)
-                    merged[:, top:bottom, left:right] += _upsampled(
-                        answer, chosen, (bottom - top, right - left)
+                for scored in group:
+                    top, left, bottom, right = pixels(scored.view.box, size)
+                    merged[:, top:bottom, left:right] += _upsample(
+                        scored, chosen, (bottom - top, right - left)
                     )
                 merged /= count
             total = merged if total is None else total.add_(merged)
@@ -182,13 +225,13 @@ def merged_scores(
 def merged_labels(
     groups: Sequence[Sequence[ViewScores]], size: tuple[int, int], max_elements: int = MAX_ELEMENTS
 ) -> Tensor:
-    """The class of the highest averaged score of each pixel, (height, width) int64.
+    """Return the class of the highest averaged score of each pixel, (height, width) int64.
 
-    Of scores that are equal after upsampling the first class wins. (Torch upsamples to fewer than
-    some 64×64 pixels with roundings that depend on n.)
+    Of scores that are equal after upsampling the first class wins. (For outputs below about 64×64
+    pixels torch's upsampling rounds differently for different n.)
     """
-    # The others score 0 everywhere.
-    alive = torch.cat([answer.survivors for group in groups for answer in group]).unique()
+    # All other classes score 0 everywhere.
+    alive = torch.cat([scored.survivors for group in groups for scored in group]).unique()
     best = labels = None
     for chosen, scores in merged_scores(groups, alive, size, max_elements):
         value, index = scores.max(dim=0)
@@ -201,23 +244,34 @@ def merged_labels(
     return labels
 
 
+def merged_sem_seg(
+    groups: Sequence[Sequence[ViewScores]], num_classes: int, size: tuple[int, int]
+) -> Tensor:
+    """Return the averaged scores of all classes, (T, height, width)."""
+    classes = torch.arange(num_classes, device=groups[0][0].scores.device)
+    output = torch.empty(num_classes, *size, device=classes.device)
+    for chosen, scores in merged_scores(groups, classes, size):
+        output[chosen] = scores
+    return output
+
+
 def _coverage(group: Sequence[ViewScores], size: tuple[int, int]) -> Tensor:
-    """How many views of a group show each pixel, (height, width)."""
+    """Count the views of a group that show each pixel, (height, width)."""
     count = group[0].scores.new_zeros(size)
-    for answer in group:
-        top, left, bottom, right = pixels(answer.view.box, size)
+    for scored in group:
+        top, left, bottom, right = pixels(scored.view.box, size)
         count[top:bottom, left:right] += 1
     return count
 
 
-def _upsampled(answer: ViewScores, classes: Tensor, size: tuple[int, int]) -> Tensor:
-    """A view's scores of some classes, unmirrored and at a size: (n, *size); 0 where rejected."""
-    scores = answer.scores
-    if not torch.equal(answer.survivors, classes):
-        # The place of each class among the survivors, where it is one.
-        place = torch.searchsorted(answer.survivors, classes).clamp(max=len(scores) - 1)
-        alive = answer.survivors[place] == classes
-        scores = scores[place] * alive.view(-1, 1, 1)
-    if answer.view.flip:
+def _upsample(scored: ViewScores, classes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize a view's scores of some classes, unmirrored, to (n, *size); rejected classes get 0."""
+    scores = scored.scores
+    if not torch.equal(scored.survivors, classes):
+        # The index of each class among the survivors, where it is one.
+        index = torch.searchsorted(scored.survivors, classes).clamp(max=len(scores) - 1)
+        alive = scored.survivors[index] == classes
+        scores = scores[index] * alive.view(-1, 1, 1)
+    if scored.view.flip:
         scores = scores.flip(2)
     return F.interpolate(scores[None], size=size, mode="bilinear", align_corners=False)[0]

@@ -15,6 +15,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..versions import tensor_versions
+from .open_clip_adapter import text_settings, text_tensors
+
 logger = logging.getLogger(__name__)
 
 #: Changes when the same names, templates and weights are to give another embedding, or when the
@@ -161,8 +164,7 @@ class TextKeys:
     def __init__(self, clip: nn.Module, tokenizer):
         self.clip = clip
         self.tokenizer = tokenizer
-        self._tower_state = None
-        self._tower_digest = b""
+        self._tower: tuple[tuple | None, bytes] = (None, b"")  # state and digest, set together
 
     def __call__(
         self, classes: Sequence[Sequence[str]], templates: Sequence[Callable[[str], str]]
@@ -194,44 +196,33 @@ class TextKeys:
             keys.append(digest.hexdigest())
         return keys
 
-    def tower_digest(self) -> bytes:
-        """Digest of the text tower; taken again when its weights have changed or moved.
+    def tower_state(self) -> tuple:
+        """Return what changes whenever the weights of the text tower change or move.
 
         A change behind autograd's back, through ``parameter.data``, goes unseen.
         """
-        tensors = {
-            name: tensor
-            for name, tensor in (*self.clip.named_parameters(), *self.clip.named_buffers())
-            if not name.startswith(("visual.", "logit_"))
-        }
-        # Tensors made in inference mode count no changes: an object of its own equals no other.
-        state = [
-            (tensor.data_ptr(), object() if tensor.is_inference() else tensor._version)
-            for tensor in tensors.values()
-        ]
-        if state != self._tower_state:
-            self._tower_digest = _digest_tower(self.clip, tensors)
-            self._tower_state = state
-        return self._tower_digest
+        return tensor_versions(text_tensors(self.clip).values())
+
+    def tower_digest(self) -> bytes:
+        """Return a digest of the text tower, computed again when :meth:`tower_state` changes."""
+        state = self.tower_state()
+        known_state, digest = self._tower
+        if state != known_state:
+            digest = _digest_tower(self.clip)
+            self._tower = (state, digest)
+        return digest
 
 
-def _digest_tower(clip: nn.Module, tensors: Mapping[str, Tensor]) -> bytes:
-    heads = [
-        module.num_heads
-        for module in clip.transformer.modules()
-        if isinstance(module, nn.MultiheadAttention)
-    ]
-    # A module's text names its activations, which have no weights.
-    form = (repr(clip.transformer), heads, clip.text_pool_type, clip.text_eos_id)
-    digest = hashlib.sha256(repr(form).encode())
-    # Chunks by threads, since hashing lets go of Python's lock: the base model's tower has 365 MB.
+def _digest_tower(clip: nn.Module) -> bytes:
+    digest = hashlib.sha256(text_settings(clip).encode())
+    # Chunks by threads, since hashing releases Python's lock: the base model's tower has 365 MB.
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        for name, tensor in tensors.items():
+        for name, tensor in text_tensors(clip).items():
             digest.update(repr((name, tensor.dtype, tuple(tensor.shape))).encode())
             data = _bytes(tensor.detach().cpu().contiguous())
             chunks = [data[i : i + _CHUNK_BYTES] for i in range(0, len(data), _CHUNK_BYTES)]
-            for part in pool.map(hashlib.sha256, chunks):
-                digest.update(part.digest())
+            for chunk_digest in pool.map(hashlib.sha256, chunks):
+                digest.update(chunk_digest.digest())
     return digest.digest()
 
 

@@ -1,1 +1,77 @@
-"""The same functions in less time and memory, for inference."""
+"""The same functions in less time and memory, for inference.
+
+Each form takes a module in eval mode and computes what its ``forward`` computes, up to rounding.
+Weights are cast and folded once for each precision, and again after they change. The package may
+be deleted: ``modeling/segmenter.py``, the only file that knows of it, then runs the modules' own
+``forward``.
+"""
+
+from collections.abc import Callable
+from threading import Lock
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..clip.convnext import CLIPConvNeXt
+from ..sed.head import SEDHead
+from .clip_convnext import FastCLIPConvNeXt
+from .sed_head import FastSEDHead
+from .weights import Weights
+
+__all__ = ["Accelerator"]
+
+#: Module -> its fast form. Subclasses may compute something else and are not accelerated.
+FORMS: dict[type[nn.Module], Callable[..., Callable[..., Any]]] = {
+    CLIPConvNeXt: FastCLIPConvNeXt,
+    SEDHead: FastSEDHead,
+}
+
+
+class Accelerator:
+    """Builds the fast forms of modules and keeps them while the weights stay the same.
+
+    Several threads may call it at once. A copy of it starts empty.
+
+    Args:
+        chunk_elements: elements of a feature map that a head works on at a time, which bounds its
+            memory; 0 chooses for the device.
+    """
+
+    def __init__(self, chunk_elements: int = 0):
+        self.chunk_elements = chunk_elements
+        self._forms: dict[tuple[nn.Module, torch.dtype], tuple[tuple, Callable[..., Any]]] = {}
+        self._weights: dict[nn.Module, Weights] = {}
+        self._lock = Lock()
+
+    def __deepcopy__(self, memo: dict) -> "Accelerator":
+        return type(self)(self.chunk_elements)
+
+    def __reduce__(self) -> tuple:
+        return type(self), (self.chunk_elements,)
+
+    def __call__(self, module: nn.Module, precision: torch.dtype) -> Callable[..., Any] | None:
+        """Return the fast form of a module; None if it has none, or is in training mode.
+
+        Args:
+            module: backbone or head.
+            precision: float32, bfloat16 or float16.
+        """
+        build = FORMS.get(type(module))
+        with self._lock:
+            if build is None or module.training:
+                return None
+            if module not in self._weights:
+                self._weights[module] = Weights(module)
+            versions = self._weights[module].versions()
+            known, form = self._forms.get((module, precision), (None, None))
+            if form is None or known != versions:
+                with torch.inference_mode(False), torch.no_grad():
+                    form = build(module, precision, self.chunk_elements)
+                self._forms[module, precision] = (versions, form)
+            return form
+
+    def clear(self) -> None:
+        """Free the cast and folded weights."""
+        with self._lock:
+            self._forms.clear()

@@ -1,32 +1,47 @@
-"""The same module with other parameters: for inference in half precision, and for folded weights.
-
-In inference autocast only says which precision is asked for: it knows no function that works in
-place, and would cast folded weights again for every few classes.
-"""
+"""Weights in another precision, and whether they have changed."""
 
 import copy
-from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+
+from ..versions import tensor_versions
 
 
-def autocast_dtype(device: torch.device) -> torch.dtype | None:
-    """What autocast computes in on a device; None where it is off."""
-    enabled = torch.is_autocast_enabled(device.type)
-    return torch.get_autocast_dtype(device.type) if enabled else None
+class Weights:
+    """The parameters of a module, read anew at each look, without walking the module tree.
 
+    Args:
+        module: its submodules must stay the same ones; their parameters may be replaced.
+    """
 
-def with_parameters(module: nn.Module, parameters: Mapping[Tensor, Tensor]) -> nn.Module:
-    """The same module with other tensors in place of some parameters; the module stays as it is."""
-    twin = copy.copy(module)
-    twin._parameters = {k: parameters.get(p, p) for k, p in module._parameters.items()}
-    twin._modules = {k: with_parameters(m, parameters) for k, m in module._modules.items()}
-    return twin
+    def __init__(self, module: nn.Module):
+        self._owners = [part._parameters for part in module.modules() if part._parameters]
+
+    def versions(self) -> tuple:
+        """Return a value that differs whenever a parameter was changed in place or replaced."""
+        return tensor_versions(
+            parameter
+            for owner in self._owners
+            for parameter in owner.values()
+            if parameter is not None
+        )
 
 
 def in_dtype(module: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """The same module with parameters of a dtype; the module stays as it is."""
-    if all(p.dtype == dtype for p in module.parameters()):
+    """Return a module of the same form with parameters of a dtype.
+
+    Parameters that have the dtype already are shared with the module, which stays as it is.
+    """
+    if all(parameter.dtype == dtype for parameter in module.parameters()):
         return module
-    return with_parameters(module, {p: p.to(dtype) for p in module.parameters()})
+    twin = copy.copy(module)
+    twin._parameters = {
+        name: parameter if parameter is None else nn.Parameter(parameter.to(dtype), False)
+        for name, parameter in module._parameters.items()
+    }
+    twin._modules = {
+        name: part if part is None else in_dtype(part, dtype)
+        for name, part in module._modules.items()
+    }
+    return twin

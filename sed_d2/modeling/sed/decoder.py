@@ -1,36 +1,88 @@
-"""The gradual fusion decoder and category early rejection (SED, sections 3.2 and 3.3)."""
+"""Gradual fusion decoder and category early rejection (SED, sections 3.2 and 3.3).
+
+The classes of an image are a batch: maps are (B * T, C, H, W), and only class fusion sees that the
+T classes of an image belong together.
+"""
 
 import math
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
-from ..fast.decoder import FAM, SFM, as_linear, conv_to_one, guidance_chain, sum_of_taps
-from ..fast.spectral import spectral_conv
-from ..fast.weights import autocast_dtype, in_dtype, with_parameters
+from ..layers.checkpointed import Checkpointed, set_checkpoints
+from ..layers.class_attention import ClassAttention
+from ..layers.convnext import ConvNeXtBlock
+from ..layers.head_output import HeadOutput
 
 
-class DecoderOutput(NamedTuple):
-    """What the decoder answers.
+class FAM(nn.Module):
+    """Feature aggregation module: spatial fusion, then class fusion."""
 
-    Attributes:
-        logits: (B, T', 8H, 8W) of the T' surviving classes (all T without early rejection).
-        survivors: (T',) indices into the vocabulary, ascending.
-        auxiliary: logits (B, T, H, W), (B, T, 2H, 2W), (B, T, 4H, 4W), or () if not asked for.
+    def __init__(self, dim: int, kernel_size: int, num_heads: int):
+        super().__init__()
+        self.spatial = ConvNeXtBlock(dim, kernel_size)
+        self.classes = ClassAttention(dim, num_heads)
+
+    def forward(self, x: Tensor, num_images: int, pooling: tuple[int, int]) -> Tensor:
+        """Mix positions, then classes: (B * T, C, H, W) -> (B * T, C, H, W)."""
+        return self.classes(self.spatial(x), num_images, pooling)
+
+
+class SFM(Checkpointed):
+    """Skip-layer fusion module: double the resolution and mix in both guidances.
+
+    ``relu(norm2(conv2(relu(norm1(conv1(cat[up(x), image guidance, cost guidance]))))))``, where
+    conv1 is linear and therefore a sum over the parts of its input.
     """
 
-    logits: Tensor
-    survivors: Tensor
-    auxiliary: tuple[Tensor, ...] = ()
+    def __init__(self, dim: int, out_dim: int, guidance_dim: int):
+        super().__init__()
+        self.up = nn.ConvTranspose2d(dim, dim - guidance_dim, 2, stride=2)
+        self.conv1 = nn.Conv2d(dim + guidance_dim, out_dim, 3, padding=1, bias=False)
+        self.norm1 = nn.GroupNorm(max(out_dim // 16, 1), out_dim)
+        self.conv2 = nn.Conv2d(out_dim, out_dim, 3, padding=1, bias=False)
+        self.norm2 = nn.GroupNorm(max(out_dim // 16, 1), out_dim)
+
+    def split_conv1(self) -> tuple[Tensor, ...]:
+        """Return conv1's weights for the upsampled classes, the image and the cost guidance."""
+        up_dim = self.up.out_channels
+        guidance_dim = (self.conv1.in_channels - up_dim) // 2
+        return self.conv1.weight.split([up_dim, guidance_dim, guidance_dim], dim=1)
+
+    def forward(self, x: Tensor, image_guidance: Tensor, cost_guidance: Tensor) -> Tensor:
+        """Fuse one level.
+
+        Args:
+            x: (B * T, dim, H, W).
+            image_guidance: (B, g, 2H, 2W), the same for all classes of an image.
+            cost_guidance: (B * T, g, 2H, 2W).
+
+        Returns:
+            (B * T, out_dim, 2H, 2W).
+        """
+        up_weight, image_weight, cost_weight = self.split_conv1()
+        y = F.conv2d(self.up(x), up_weight, padding=1)
+        y = y + F.conv2d(cost_guidance, cost_weight, padding=1)
+        shared = F.conv2d(image_guidance, image_weight, padding=1)  # once per image
+        y = (y.unflatten(0, (len(shared), -1)) + shared.unsqueeze(1)).flatten(0, 1)
+        y = F.relu(self.norm1(y))
+        return F.relu(self.norm2(self.conv2(y)))
 
 
 class FusionLevel(nn.Module):
-    """One decoder level: FAM at the level's resolution, then SFM to twice that resolution."""
+    """Decoder level: FAM at the level's resolution, then SFM to twice that resolution.
+
+    Args:
+        dim: width of the level's input.
+        out_dim: width of its output.
+        image_dim: channels of its image feature.
+        cost_dim: channels of the cost map or of the previous level's cost guidance.
+        guidance_dim: g, the width of both guidances.
+        kernel_size: depthwise kernel of FAM.
+        num_heads: heads of class attention.
+    """
 
     def __init__(
         self,
@@ -55,82 +107,22 @@ class FusionLevel(nn.Module):
         self.sfm = SFM(dim, out_dim, guidance_dim)
 
     def forward(
-        self,
-        x: Tensor,
-        cost: Tensor,
-        image_feature: Tensor,
-        pooling: tuple[int, int],
-        checkpoints: bool = False,
+        self, x: Tensor, cost: Tensor, image_feature: Tensor, pooling: tuple[int, int]
     ) -> tuple[Tensor, Tensor]:
-        """Decode one level in a form that can be differentiated.
+        """Decode one level.
 
         Args:
             x: (B * T, dim, H, W).
-            cost: (B * T, cost_dim, H, W), the cost map or the last level's cost guidance.
+            cost: (B * T, cost_dim, H, W), the cost map or the previous level's cost guidance.
             image_feature: (B, image_dim, 2H, 2W).
-            pooling: the (height, width) of class attention's cells.
-            checkpoints: keep the inputs of the level's three parts alone, and compute what is in
-                them again when it is differentiated.
+            pooling: (height, width) of class attention's cells.
 
         Returns:
             (B * T, out_dim, 2H, 2W), and this level's cost guidance (B * T, g, 2H, 2W).
         """
-        run = partial(checkpoint, use_reentrant=False) if checkpoints else _call
-        x = run(self.fam.spatial, x.contiguous(memory_format=torch.channels_last))
-        x = run(self.fam.classes, x, len(image_feature), pooling)
-        return run(self._fuse, x, cost, image_feature)
-
-    def _fuse(self, x: Tensor, cost: Tensor, image_feature: Tensor) -> tuple[Tensor, Tensor]:
-        shared = self.sfm.shared(self.image_guidance(image_feature))
-        cost = self.cost_guidance(cost.contiguous(memory_format=torch.channels_last))
-        return self.sfm(x, shared, cost, self.sfm.composed_weight()), cost
-
-    def infer(
-        self,
-        x: Tensor,
-        cost_map: Tensor,
-        image_feature: Tensor,
-        *,
-        links: Sequence[tuple[Tensor, Tensor]],
-        head: nn.Conv2d | None,
-        pooling: tuple[int, int],
-        chunk: int,
-    ) -> Tensor:
-        """The same for one image in bounded memory, without gradients.
-
-        Args:
-            x: (T, dim, H, W) in channels-last memory; it is overwritten.
-            cost_map: (T, P, H0, W0) in channels-last memory.
-            image_feature: (1, image_dim, 2H, 2W).
-            links: what makes this level's cost guidance of the cost map, one after another, see
-                :func:`as_linear`. Made anew for each few classes it costs little time, and is never
-                held for all of them.
-            head: what follows the last level.
-            pooling: the (height, width) of class attention's cells.
-            chunk: elements that are worked on at a time.
-
-        Returns:
-            (T, out_dim, 2H, 2W) in channels-last memory, or (T, 1, 2H, 2W) with a head.
-        """
-        shared = self.sfm.shared(self.image_guidance(image_feature))
-        self.fam.spatial.update_(x, chunk)
-        self.fam.classes.update_(x, pooling, chunk)
-        composed = self.sfm.composed_weight()
-        out_dim, height, width = (1 if head else shared.shape[1]), *shared.shape[-2:]
-        output = x.new_empty(len(x), height, width, out_dim).permute(0, 3, 1, 2)
-        classes = max(1, chunk // shared.numel())
-        parts = (tensor.split(classes) for tensor in (x, cost_map, output))
-        for x_part, cost, out in zip(*parts, strict=True):
-            guidance = guidance_chain(links, cost)
-            if head:
-                out.copy_(conv_to_one(self.sfm(x_part, shared, guidance, composed), head))
-            else:
-                self.sfm(x_part, shared, guidance, composed, out=out)
-        return output
-
-
-def _call(function: Callable, *args):
-    return function(*args)
+        x = self.fam(x, len(image_feature), pooling)
+        cost = self.cost_guidance(cost)
+        return self.sfm(x, self.image_guidance(image_feature), cost), cost
 
 
 class GradualFusionDecoder(nn.Module):
@@ -140,17 +132,14 @@ class GradualFusionDecoder(nn.Module):
         num_templates: P, the channels of the cost map.
         hidden_dim: width of the first level's input.
         decoder_dims: output width of each level.
-        guidance_dims: g, the width of the two guidances at each level.
-        image_dims: channels of the image features at each level (res4, res3, res2).
+        guidance_dims: g, the width of both guidances at each level.
+        image_dims: channels of the image feature at each level (res4, res3, res2).
         kernel_sizes: depthwise kernel of FAM at each level.
         num_heads: heads of class attention.
-        detach_auxiliary: whether the auxiliary logits are computed on detached input.
-        prior_prob: the score that the untrained heads give, in (0, 1); 0 leaves torch's, about 0.5.
-        chunk_elements: in inference, the elements of a feature map that are worked on at a time;
-            0 chooses for the device. Besides some maps of that size only the cost map and a
-            level's input and output are held for all classes, 2.1 MB a class at 24×24.
-        checkpoints: in training, keep only the inputs of the levels' parts and compute the rest
-            again in the backward pass.
+        detach_auxiliary: compute the auxiliary logits on detached input, as released.
+        prior_prob: score of the untrained heads, in (0, 1); 0 keeps torch's initial bias, a score
+            of about 0.5.
+        checkpoints: recompute the activations of FAM and SFM in the backward pass.
     """
 
     def __init__(
@@ -164,17 +153,13 @@ class GradualFusionDecoder(nn.Module):
         num_heads: int,
         detach_auxiliary: bool = True,
         prior_prob: float = 0.0,
-        chunk_elements: int = 0,
         checkpoints: bool = False,
     ):
         super().__init__()
-        if chunk_elements < 0:
+        if not 0 <= prior_prob < 1:
             raise ValueError(
-                f"TEST.CHUNK_ELEMENTS {chunk_elements} is negative: use a number of elements, or 0 "
-                "to let the device choose"
+                f"MODEL.SEM_SEG_HEAD.PRIOR_PROB {prior_prob} must be at least 0 and less than 1"
             )
-        self.chunk_elements = chunk_elements
-        self.checkpoints = checkpoints
         self.detach_auxiliary = detach_auxiliary
         self.cost_conv = nn.Conv2d(num_templates, hidden_dim, 7, padding=3)
         dims = [hidden_dim, *decoder_dims]
@@ -192,15 +177,12 @@ class GradualFusionDecoder(nn.Module):
             for i in range(len(decoder_dims))
         )
         self.head = nn.Conv2d(dims[-1], 1, 3, padding=1)
-        if not 0 <= prior_prob < 1:
-            raise ValueError(
-                f"MODEL.SEM_SEG_HEAD.PRIOR_PROB {prior_prob} must be at least 0 and less than 1"
-            )
         if prior_prob:
-            # Of T classes a pixel has one: heads that first have to learn that no class is likely
-            # learn late which one is (RetinaNet, arXiv 1708.02002, section 4.1).
+            # One of T classes is right at a pixel. Heads that start at 0.5 first learn that every
+            # class is unlikely (RetinaNet, arXiv 1708.02002, section 4.1).
             for head in (*(level.aux_head for level in self.levels), self.head):
                 nn.init.constant_(head.bias, math.log(prior_prob / (1 - prior_prob)))
+        set_checkpoints(self, checkpoints)
 
     def forward(
         self,
@@ -210,138 +192,55 @@ class GradualFusionDecoder(nn.Module):
         pooling: tuple[int, int],
         top_k: int = 0,
         auxiliary: bool = False,
-        basis: Tensor | None = None,
-    ) -> DecoderOutput:
+    ) -> HeadOutput:
         """Decode a cost map.
-
-        In inference under autocast all of it is computed in autocast's precision.
 
         Args:
             cost_map: (B, T, P, H, W), cosine similarities.
             image_features: (B, image_dim, 2H, 2W), (.., 4H, 4W), (.., 8H, 8W): res4, res3, res2.
-            pooling: the (height, width) of class attention's cells.
-            top_k: classes that each pixel keeps before each level; 0 keeps all. Needs B = 1,
-                because survivors are an image's own.
-            auxiliary: also return the auxiliary logits; not together with top_k.
-            basis: (P, r), where the cost map has r channels that stand for ``basis @ channels``
-                templates; None where it has the templates.
-        """
-        parameters = {}
-        if basis is not None:
-            # Both layers that read the templates are linear: conv(basis @ x) = (conv basis) @ x.
-            link = self.levels[0].cost_guidance[0].weight
-            parameters[self.cost_conv.weight] = torch.einsum(
-                "ophw,pr->orhw", self.cost_conv.weight, basis
-            )
-            parameters[link] = torch.einsum("pohw,pr->rohw", link, basis)
-        decoder = with_parameters(self, parameters) if parameters else self
-        dtype = None if torch.is_grad_enabled() else autocast_dtype(cost_map.device)
-        if dtype is None:
-            return decoder.decode(cost_map, image_features, pooling, top_k, auxiliary)
-        cost_map = cost_map.to(dtype)
-        image_features = [feature.to(dtype) for feature in image_features]
-        with torch.autocast(cost_map.device.type, enabled=False):
-            decoder = in_dtype(decoder, dtype)
-            return decoder.decode(cost_map, image_features, pooling, top_k, auxiliary)
+            pooling: (height, width) of class attention's cells.
+            top_k: early rejection keeps this many classes per pixel before each level; 0 keeps
+                all. Needs B = 1, because each image has its own survivors.
+            auxiliary: also return the auxiliary logits; not together with ``top_k``.
 
-    def decode(
-        self,
-        cost_map: Tensor,
-        image_features: Sequence[Tensor],
-        pooling: tuple[int, int],
-        top_k: int,
-        auxiliary: bool,
-    ) -> DecoderOutput:
-        """:meth:`forward` in the precision of its parameters."""
+        Raises:
+            ValueError: ``top_k`` with B > 1 or with ``auxiliary``.
+        """
         num_images, num_classes = cost_map.shape[:2]
-        if top_k and num_images != 1:
-            raise ValueError(f"early rejection works on one image at a time, not on {num_images}")
-        if top_k and auxiliary:
-            raise ValueError("auxiliary logits are of all classes: ask for them without top_k")
-        chunk = self.chunk_elements or (1 << 20 if cost_map.device.type == "cpu" else 1 << 25)
-        if torch.is_grad_enabled() or num_images != 1:
-            chunk = 0
-        cost = cost_map.flatten(0, 1)
-        x = None  # (B * T, dim, H, W), the input of a level
-        survivors = torch.arange(num_classes, device=cost.device)
-        aux_logits, links = [], []
+        check_early_rejection(top_k, num_images, auxiliary)
+        # Channels last, so that the linear layers see (N, H, W, C) without a copy.
+        cost = cost_map.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        x = self.cost_conv(cost)  # (B * T, dim, H, W)
+        survivors = torch.arange(num_classes, device=x.device)
+        auxiliary_logits = []
         for level, image_feature in zip(self.levels, image_features, strict=True):
-            if top_k and top_k < len(cost):
-                scores = self.score(level.aux_head, x, cost, chunk)
-                keep = union_of_top_k(scores, top_k)
-                if len(keep) < len(cost):
-                    cost, survivors = cost.index_select(0, keep), survivors[keep]
-                    if x is not None:
-                        x = x.permute(0, 2, 3, 1).index_select(0, keep).permute(0, 3, 1, 2)
-            if x is None:
-                x = self.conv7(cost, self.cost_conv.weight, self.cost_conv.bias, chunk)
+            if top_k:
+                keep = union_of_top_k(level.aux_head(x)[:, 0], top_k)
+                x, cost, survivors = x[keep], cost[keep], survivors[keep]
             if auxiliary:
-                # As released the auxiliary losses train nothing but their heads.
-                own = x.detach() if self.detach_auxiliary else x
-                logits = level.aux_head(own)  # (B * T, 1, H, W)
-                aux_logits.append(logits.view(num_images, -1, *logits.shape[-2:]))
-            if chunk:
-                links.append(as_linear(level.cost_guidance[0]))
-                cost = cost.contiguous(memory_format=torch.channels_last)
-                x = level.infer(
-                    x,
-                    cost,
-                    image_feature,
-                    links=links,
-                    head=self.head if level is self.levels[-1] else None,
-                    pooling=pooling,
-                    chunk=chunk,
-                )
-            else:
-                x, cost = level(x, cost, image_feature, pooling, self.checkpoints)
-        logits = x if chunk else self.head(x)
-        return DecoderOutput(
-            logits.view(num_images, -1, *logits.shape[-2:]), survivors, tuple(aux_logits)
-        )
-
-    def conv7(self, cost: Tensor, weight: Tensor, bias: Tensor, chunk: int) -> Tensor:
-        """A 7×7 convolution of (N, P, H, W), in channels-last memory and the weight's precision."""
-        # Transforming the weights pays from about this many classes on. The transforms' rounding
-        # is float32's, so that half precision has to do without.
-        if chunk and len(cost) >= 16 and weight.dtype == torch.float32:
-            classes = max(32, chunk // cost[0].numel())
-            return spectral_conv(cost, weight, bias, classes)
-        cost = cost.to(weight.dtype, memory_format=torch.channels_last)
-        x = F.conv2d(cost, weight, bias, padding=3)
-        return x.contiguous(memory_format=torch.channels_last)
-
-    @torch.no_grad()
-    def score(self, head: nn.Conv2d, x: Tensor | None, cost: Tensor, chunk: int) -> Tensor:
-        """The logits (T, H, W) of a level's auxiliary head.
-
-        Args:
-            head: the auxiliary head.
-            x: (T, dim, H, W), the level's input; None before the first level, where it is the 7×7
-                convolution of the cost map.
-            cost: (T, P, H, W), the cost map.
-            chunk: elements that are worked on at a time; 0 for all.
-        """
-        if x is None:
-            # Head and convolution are linear. The head's nine taps go into the convolution, which
-            # then has nine output channels instead of hidden_dim, for classes that may be rejected.
-            taps = head.weight[0].flatten(1).float()  # (hidden_dim, 9)
-            weight = torch.einsum("ct,cpij->tpij", taps, self.cost_conv.weight.float())
-            bias = self.cost_conv.bias.float() @ taps
-            return sum_of_taps(self.conv7(cost, weight, bias, chunk), head.bias.float())
-        if not chunk:
-            return head(x)[:, 0]
-        parts = x.split(max(1, chunk // x[0].numel()))
-        return torch.cat([conv_to_one(part, head)[:, 0] for part in parts])
+                logits = level.aux_head(x.detach() if self.detach_auxiliary else x)
+                auxiliary_logits.append(logits.unflatten(0, (num_images, -1)).squeeze(2))
+            x, cost = level(x, cost, image_feature, pooling)
+        logits = self.head(x).unflatten(0, (num_images, -1)).squeeze(2)
+        return HeadOutput(logits, survivors, tuple(auxiliary_logits))
 
 
 def union_of_top_k(logits: Tensor, k: int) -> Tensor:
-    """The classes that are among the k best of at least one pixel.
+    """Return the classes that are among the k best of at least one pixel.
 
     Args:
         logits: (T, H, W).
-        k: 1 <= k <= T.
+        k: at least 1; all classes are returned from T on.
 
     Returns:
-        Ascending class indices, (T',) with k <= T' <= T.
+        Ascending class indices, (T',) with min(k, T) <= T' <= T.
     """
-    return logits.topk(k, dim=0).indices.unique()
+    return logits.topk(min(k, len(logits)), dim=0).indices.unique()
+
+
+def check_early_rejection(top_k: int, num_images: int, auxiliary: bool) -> None:
+    """Raise a ValueError if early rejection is asked for together with what it excludes."""
+    if top_k and num_images != 1:
+        raise ValueError(f"early rejection works on one image at a time, not on {num_images}")
+    if top_k and auxiliary:
+        raise ValueError("auxiliary logits are of all classes: ask for them without top_k")

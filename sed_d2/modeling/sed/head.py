@@ -1,20 +1,24 @@
-"""SEDHead: image embedding and text embeddings -> cost map -> per-class logits."""
+"""SEDHead: image embedding and text embeddings -> cost map -> decoder -> logits of each class."""
+
+from typing import Any
 
 import torch
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from ..clip.text import PROMPT_TEMPLATES
-from ..fast.linear import linear
-from .decoder import DecoderOutput, GradualFusionDecoder
+from ..clip.templates import PROMPT_TEMPLATES
+from ..layers.cost_map import cost_map
+from ..layers.head_output import HeadOutput
+from .decoder import GradualFusionDecoder
+from .keys import RELEASED_PREFIXES
 
 #: The backbone's features that the decoder's levels fuse, coarse to fine.
 SKIP_FEATURES = ("res4", "res3", "res2")
 
-#: What of them each ``MODEL.SEM_SEG_HEAD.GUIDANCE`` gives the decoder. The paper's skip path is
-#: detached: it must not train the image encoder (SED, section 3.2).
+#: ``MODEL.SEM_SEG_HEAD.GUIDANCE`` -> the skip features that the decoder sees. The paper detaches
+#: them: the skip path must not train the image encoder (SED, section 3.2).
 GUIDANCE = {
     "detached": Tensor.detach,
     "attached": lambda feature: feature,
@@ -27,15 +31,24 @@ class SEDHead(nn.Module):
     """Cosine cost map and gradual fusion decoder (SED, section 3).
 
     Args:
-        decoder: the decoder of the cost map.
-        train_pooling: cell of class attention in training.
-        test_pooling: cell of class attention in inference.
-        guidance: what the decoder is given of the skip features, a key of ``GUIDANCE``.
-        pre_reject: an approximation of inference: decode only this many classes, those that come
-            nearest to being an image position's best by their mean cosine; 0 decodes all.
-        template_channels: an approximation of inference: see the templates through this many
-            principal components, see :func:`reduce_templates`; 0 sees all templates.
+        decoder: decoder of the cost map.
+        train_pooling: (height, width) of class attention's cells in training.
+        test_pooling: the same in inference.
+        guidance: the skip features that the decoder sees, a key of ``GUIDANCE``.
+        top_k: in inference, early rejection keeps this many classes per pixel; 0 keeps all.
+        pre_reject: in inference, an approximation: decode only this many classes, see
+            :func:`nearest_classes`; 0 decodes all.
+        template_channels: in inference, an approximation: reduce the templates to this many
+            principal components, see :func:`template_basis`; 0 keeps all templates.
+
+    Attributes:
+        released_prefixes: key prefix of a released checkpoint -> ours.
+
+    Raises:
+        ValueError: an argument is outside its range; the message names its key.
     """
+
+    released_prefixes = RELEASED_PREFIXES
 
     @configurable
     def __init__(
@@ -45,6 +58,7 @@ class SEDHead(nn.Module):
         train_pooling: tuple[int, int] = (2, 2),
         test_pooling: tuple[int, int] = (1, 1),
         guidance: str = "detached",
+        top_k: int = 0,
         pre_reject: int = 0,
         template_channels: int = 0,
     ):
@@ -68,135 +82,107 @@ class SEDHead(nn.Module):
         self.train_pooling = tuple(train_pooling)
         self.test_pooling = tuple(test_pooling)
         self.guidance = GUIDANCE[guidance]
+        self.top_k = top_k
         self.pre_reject = pre_reject
         self.template_channels = template_channels
-        # The last text embeddings that inference cast or reduced, the precision, and the result.
-        self._prepared = (None, None, None, None)
 
     @classmethod
-    def from_config(cls, cfg, input_shape):
-        """The arguments from ``cfg.MODEL.SEM_SEG_HEAD`` and the backbone's output shape."""
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        """Read the arguments from ``cfg.MODEL.SEM_SEG_HEAD``, ``cfg.TEST`` and the backbone."""
         head = cfg.MODEL.SEM_SEG_HEAD
-        decoder = GradualFusionDecoder(
-            num_templates=len(PROMPT_TEMPLATES),
-            hidden_dim=head.HIDDEN_DIM,
-            decoder_dims=head.DECODER_DIMS,
-            guidance_dims=head.GUIDANCE_PROJ_DIMS,
-            image_dims=[input_shape[name].channels for name in SKIP_FEATURES],
-            kernel_sizes=head.KERNEL_SIZES,
-            num_heads=head.NUM_HEADS,
-            detach_auxiliary=head.DETACH_AUXILIARY,
-            prior_prob=head.PRIOR_PROB,
-            chunk_elements=cfg.TEST.CHUNK_ELEMENTS,
-            checkpoints=head.CHECKPOINT,
-        )
+        if cfg.TEST.TOPK < 1:
+            raise ValueError(f"TEST.TOPK {cfg.TEST.TOPK} keeps no class: use 1 or more")
         return {
-            "decoder": decoder,
+            "decoder": GradualFusionDecoder(
+                num_templates=len(PROMPT_TEMPLATES),
+                hidden_dim=head.HIDDEN_DIM,
+                decoder_dims=head.DECODER_DIMS,
+                guidance_dims=head.GUIDANCE_PROJ_DIMS,
+                image_dims=[input_shape[name].channels for name in SKIP_FEATURES],
+                kernel_sizes=head.KERNEL_SIZES,
+                num_heads=head.NUM_HEADS,
+                detach_auxiliary=head.DETACH_AUXILIARY,
+                prior_prob=head.PRIOR_PROB,
+                checkpoints=head.CHECKPOINT,
+            ),
             "train_pooling": head.POOLING_SIZES,
             "test_pooling": cfg.TEST.POOLING_SIZES,
             "guidance": head.GUIDANCE,
+            "top_k": cfg.TEST.TOPK if cfg.TEST.FAST_INFERENCE else 0,
             "pre_reject": cfg.TEST.PREREJECT,
             "template_channels": cfg.TEST.TEMPLATE_CHANNELS,
         }
 
     def forward(
-        self, features: dict[str, Tensor], text: Tensor, *, top_k: int = 0, auxiliary: bool = False
-    ) -> DecoderOutput:
+        self, features: dict[str, Tensor], text: Tensor, *, auxiliary: bool = False
+    ) -> HeadOutput:
         """Score the classes.
 
         Args:
             features: the backbone's output: "embedding" (B, C, H, W) and the skip features.
             text: (T, P, C) unit vectors.
-            top_k: early rejection keeps this many classes per pixel; 0 turns it off.
-            auxiliary: also return the auxiliary logits.
+            auxiliary: also return the auxiliary logits, one for each of the decoder's levels.
+
+        Raises:
+            ValueError: in inference, rejection is on and B is not 1.
         """
-        embedding, basis, keep = features["embedding"], None, None
+        embedding, chosen = features["embedding"], None
         if not self.training:
             if self.pre_reject and self.pre_reject < len(text):
-                keep = nearest_classes(embedding, text, self.pre_reject)
-            text, basis = self._prepare(text, embedding.dtype)
-            text = text if keep is None else text[keep]
+                chosen = nearest_classes(embedding, text, self.pre_reject)
+            if self.template_channels:
+                basis = template_basis(text, self.template_channels)
+                text = torch.einsum("pr,qr,tqc->tpc", basis, basis, text)
+            text = text if chosen is None else text[chosen]
         output = self.decoder(
             cost_map(embedding, text),
             [self.guidance(features[name]) for name in SKIP_FEATURES],
             pooling=self.train_pooling if self.training else self.test_pooling,
-            top_k=top_k,
+            top_k=0 if self.training else self.top_k,
             auxiliary=auxiliary,
-            basis=basis,
         )
-        if keep is not None:
-            output = output._replace(survivors=keep[output.survivors])
-        return output
-
-    def _prepare(self, text: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
-        """The embeddings in a precision, reduced if asked for; once for the same embeddings."""
-        if text.dtype == dtype and not self.template_channels:
-            return text, None
-        if self._prepared[0] is not text or self._prepared[1] != dtype:
-            own, basis = text, None
-            # What is kept serves calls in any mode of autograd.
-            with torch.inference_mode(False), torch.no_grad():
-                if self.template_channels:
-                    own, basis = reduce_templates(text, self.template_channels)
-                self._prepared = (text, dtype, own.to(dtype), basis)
-        return self._prepared[2:]
-
-
-def cost_map(embedding: Tensor, text: Tensor) -> Tensor:
-    """Cosine similarity of every position with every class and template (SED, eq. 1).
-
-    Args:
-        embedding: (B, C, H, W), of any length.
-        text: (T, P, C), unit vectors.
-
-    Returns:
-        (B, T, P, H, W) in [-1, 1].
-    """
-    # In float32, where a sum of squares neither overflows nor loses what is small.
-    embedding = F.normalize(embedding.float(), dim=1).to(embedding.dtype)
-    templates = text.to(embedding.dtype).flatten(0, 1)
-    maps = [linear(templates, image.flatten(1).T) for image in embedding]  # (T * P, H * W) each
-    cost = torch.stack(maps) if len(maps) > 1 else maps[0]  # a large copy that one image needs not
-    return cost.view(len(maps), *text.shape[:2], *embedding.shape[-2:])
+        return output if chosen is None else output._replace(survivors=chosen[output.survivors])
 
 
 def nearest_classes(embedding: Tensor, text: Tensor, count: int) -> Tensor:
-    """The classes that come nearest to being the best one of some position of one image.
+    """Return the classes whose cosine comes nearest to the best one at some position of an image.
 
     Args:
         embedding: (1, C, H, W), of any length.
-        text: (T, P, C), unit vectors; a class is judged by the mean of its templates' cosines.
+        text: (T, P, C), unit vectors; the cosine of a class is the mean over its templates.
         count: at most T.
 
     Returns:
         (count,) ascending class indices.
+
+    Raises:
+        ValueError: there is more than one image.
     """
     if len(embedding) != 1:
         raise ValueError(f"TEST.PREREJECT works on one image at a time, not on {len(embedding)}")
     with torch.autocast(embedding.device.type, enabled=False):
-        mean = text.mean(dim=1, keepdim=True)
+        mean = text.float().mean(dim=1, keepdim=True)
         cosine = cost_map(embedding.float(), mean).flatten(1).view(len(text), -1)  # (T, H * W)
-    behind = (cosine - cosine.amax(dim=0)).amax(dim=1)  # 0 for the best of a position
-    return behind.topk(count).indices.sort().values
+    gap = (cosine - cosine.amax(dim=0)).amax(dim=1)  # 0 for the best class of a position
+    return gap.topk(count).indices.sort().values
 
 
-def reduce_templates(text: Tensor, channels: int) -> tuple[Tensor, Tensor]:
-    """The embeddings' principal components along the axis of the templates.
+def template_basis(text: Tensor, channels: int) -> Tensor:
+    """Return the embeddings' principal components along the axis of the templates.
 
-    The templates of a class are nearly collinear, so that few components hold nearly all. With
-    U = basis, ``text ~ U (U^T text)``: the cost map of ``U^T text`` has r channels that stand for
-    the P templates, and U is folded into the layers that read them. The error is that of the
-    dropped components, none for r = P.
+    The templates of a class are nearly collinear, so few components hold nearly all of them: with
+    U the basis, ``text`` is nearly ``U U^T text``. The error is the part of the dropped components,
+    none for r = P.
 
     Args:
         text: (T, P, C).
         channels: r, 1..P.
 
     Returns:
-        ``U^T text`` (T, r, C) and U (P, r), with orthonormal columns.
+        U (P, r), float32, with orthonormal columns.
     """
     with torch.autocast(text.device.type, enabled=False):
-        gram = torch.einsum("tpc,tqc->pq", text, text)
-        # On the CPU in float64, which not every device has; eigenvalues ascend.
-        basis = torch.linalg.eigh(gram.cpu().double()).eigenvectors[:, -channels:].to(text)
-        return torch.einsum("pr,tpc->trc", basis, text), basis
+        gram = torch.einsum("tpc,tqc->pq", text.float(), text.float())
+        # In float64, on the CPU, since not every device has it; eigenvalues ascend.
+        vectors = torch.linalg.eigh(gram.cpu().double()).eigenvectors
+    return vectors[:, -channels:].float().to(text.device)

@@ -1,0 +1,80 @@
+"""The internals of open_clip's models that this package uses; no other file touches them."""
+
+import contextlib
+import logging
+from collections.abc import Iterator
+
+import open_clip
+from open_clip.transformer import text_global_pool
+from torch import Tensor, nn
+
+
+def create_model(name: str, pretrained: str) -> nn.Module:
+    """Build a model in float32 on the CPU; "" for ``pretrained`` gives random weights."""
+    with _muted_root_logger():
+        return open_clip.create_model(name, pretrained=pretrained or None)
+
+
+@contextlib.contextmanager
+def _muted_root_logger() -> Iterator[None]:
+    """Mute open_clip's warning of random weights, which MODEL.WEIGHTS replaces later."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+
+
+def timm_tower(name: str) -> str | None:
+    """Return the timm name of a model's image tower, "" if it is not timm's, None if unknown."""
+    config = open_clip.get_model_config(name)
+    return None if config is None else config["vision_cfg"].get("timm_model_name", "")
+
+
+def project_dense(visual: nn.Module, features: Tensor) -> Tensor:
+    """Apply an image tower's projection at every position: (B, h, w, C') -> (B, h, w, C)."""
+    return visual.head(features)
+
+
+def embedding_width(clip: nn.Module) -> int:
+    """Return C, the width of image and text embeddings."""
+    return clip.text_projection.shape[1]
+
+
+def encode_text(clip: nn.Module, tokens: Tensor) -> Tensor:
+    """Compute ``clip.encode_text`` for sequences shorter than the context length.
+
+    Args:
+        clip: a model with a causal text tower.
+        tokens: (N, L) ids, L at most the context length.
+
+    Returns:
+        (N, C), not normalised.
+    """
+    length = tokens.shape[1]
+    x = clip.token_embedding(tokens) + clip.positional_embedding[:length]
+    x = clip.transformer(x, attn_mask=clip.attn_mask[:length, :length])
+    x = text_global_pool(clip.ln_final(x), tokens, clip.text_pool_type, clip.text_eos_id)
+    return x @ clip.text_projection
+
+
+def text_tensors(clip: nn.Module) -> dict[str, Tensor]:
+    """Return the text tower's parameters and buffers by name."""
+    return {
+        name: tensor
+        for name, tensor in (*clip.named_parameters(), *clip.named_buffers())
+        if not name.startswith(("visual.", "logit_"))
+    }
+
+
+def text_settings(clip: nn.Module) -> str:
+    """Describe what the text tower computes with its tensors: activations, heads, pooling."""
+    heads = [
+        module.num_heads
+        for module in clip.transformer.modules()
+        if isinstance(module, nn.MultiheadAttention)
+    ]
+    # The text of a module names its activations, which have no weights.
+    return repr((repr(clip.transformer), heads, clip.text_pool_type, clip.text_eos_id))
