@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from sed_d2.shapes import scenes as shapes
+from sed_d2 import shapes
 
 from .conftest import ROOT, TINY
 

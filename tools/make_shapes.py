@@ -1,39 +1,46 @@
-"""Make the shapes data set: a small world of textured backgrounds and coloured objects.
+"""Make the shapes data set, scenes of coloured objects on textured backgrounds.
 
     python tools/make_shapes.py            # into $DETECTRON2_DATASETS/shapes (datasets/shapes)
     python tools/make_shapes.py --train 64 --val 16
 
-A second call adds what is missing.
+A second call adds the scenes that are missing.
 """
 
 import argparse
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from sed_d2.cli.errors import one_sentence
 from sed_d2.data.benchmarks import data_root
-from sed_d2.shapes import scenes as shapes
+from sed_d2.shapes import SPLITS, write_dataset
 
 
 @one_sentence()
-def main(arguments=None) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line and write the data set."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    sizes = {split: count for split, (_, _, count) in shapes.SPLITS.items()}
     parser.add_argument(
-        "--root", type=Path, default=data_root(), help="the folder of the data sets (%(default)s)"
+        "--root", type=Path, default=data_root(), help="folder of the data sets (%(default)s)"
     )
-    parser.add_argument("--train", type=int, default=sizes["train"], help="number of scenes")
     parser.add_argument(
-        "--val", type=int, default=sizes["val_seen"], help="number of scenes, seen and unseen each"
+        "--train", type=int, default=SPLITS["train"].count, help="number of scenes (%(default)s)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of all scenes")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes that draw")
+    parser.add_argument(
+        "--val",
+        type=int,
+        default=SPLITS["val_seen"].count,
+        help="number of scenes, seen and unseen each (%(default)s)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of all scenes")
+    parser.add_argument(
+        "--jobs", type=int, default=os.cpu_count(), help="number of processes that draw"
+    )
     args = parser.parse_args(arguments)
     counts = {"train": args.train, "val_seen": args.val, "val_unseen": args.val}
-    shapes.write_dataset(args.root / "shapes", counts, args.seed, args.jobs)
+    write_dataset(args.root / "shapes", counts, args.seed, args.jobs)
 
 
 if __name__ == "__main__":

@@ -3,252 +3,140 @@
     python tools/quickstart_report.py recorded scores rejection pictures
     python tools/quickstart_report.py ablations                     # after make quickstart
 
-The scenes are those of the validation splits, drawn anew; no model was trained on them. Figures are
-kept in docs/quickstart/figures.json, so that each part can be measured by itself.
+The scenes are those of the validation splits, which no model was trained on. The results of each
+part are kept in docs/quickstart/figures.json, so that a part can be measured without the others.
 """
 
 import argparse
+import itertools
 import json
 import os
 import statistics
 import subprocess
 import sys
-import time
+from collections.abc import Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-# Run as a script, the folder of `tools` is not among those that modules are looked for in.
-sys.path.insert(0, str(ROOT))
+import torch
+from tabulate import tabulate
+from tqdm import tqdm
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from PIL import Image  # noqa: E402
-from tabulate import tabulate  # noqa: E402
-from tqdm import tqdm  # noqa: E402
-
+from sed_d2 import OpenVocabPredictor, get_sed_cfg
 from sed_d2.cli.errors import one_sentence
-from sed_d2.config import get_sed_cfg  # noqa: E402
-from sed_d2.data.files import read_image, write_whole  # noqa: E402
-from sed_d2.device import keep_freed_memory  # noqa: E402
-from sed_d2.evaluation.metrics import ConfusionMatrix, segmentation_metrics  # noqa: E402
-from sed_d2.predictor import OpenVocabPredictor, Prediction  # noqa: E402
-from sed_d2.shapes import scenes as shapes  # noqa: E402
-from sed_d2.shapes.embedded import CONFIG_FILE, get_embedded_cfg  # noqa: E402
-from sed_d2.visualization import draw_overlay, save_picture  # noqa: E402
-from sed_d2.vocabulary import Vocabulary  # noqa: E402
+from sed_d2.data.files import read_image, write_whole
+from sed_d2.device import keep_freed_memory
+from sed_d2.shapes import ablations, vocabulary_of_size
+from sed_d2.shapes.embedded import CONFIG_FILE, get_embedded_cfg
+from sed_d2.shapes.scores import SPLITS, draw_comparison, score_splits
+from sed_d2.visualization import draw_panels, save_picture
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # a script's own folder is on the path, its parent is not
+
 from tools.page import describe_machine, update_page  # noqa: E402
 
+#: Scenes of each split for the results that the tests hold the shipped weights to.
 RECORDED_SCENES = 32
 PAGE = ROOT / "docs" / "quickstart.md"
 FOLDER = ROOT / "docs" / "quickstart"
-QUICKSTART = ROOT / "output" / "quickstart"
 FIGURES = FOLDER / "figures.json"
-SPLITS = {"seen": "val_seen", "unseen": "val_unseen"}
+QUICKSTART = ROOT / "output" / "quickstart"
 CPU = ("MODEL.DEVICE", "cpu")
 TOP_K = (1, 2, 4, 8, 16)
 SIZES = (50, 150, 459, 847)
-ABLATION_CLASSES = 48
-"""Classes that a batch asks for in the ablations; fewer than the full recipe's, to save time."""
-ABLATIONS = {
-    "full recipe": (),
-    "frozen image tower": ("MODEL.CLIP_FINETUNE", "frozen"),
-    "guidance not detached": ("MODEL.SEM_SEG_HEAD.GUIDANCE", "attached"),
-    "no skip fusion": ("MODEL.SEM_SEG_HEAD.GUIDANCE", "none"),
-}
 
 
-def evaluate(predictor: OpenVocabPredictor, split: str, count: int, ids=None, names=None) -> dict:
-    """The model's figures on the first scenes of a split.
-
-    Args:
-        predictor: the model.
-        split: "val_seen" or "val_unseen".
-        count: number of scenes.
-        ids: the classes of the world that the vocabulary starts with; None: all 92.
-        names: the whole vocabulary; None: the names of `ids`.
-
-    Returns:
-        "mIoU" and "objects" (mIoU of the objects only), in per cent, over the classes that occur;
-        pixels of a class outside `ids` are ignored. "survivors", the mean number of classes that
-        reach the last level, and "ms", the median time of an image.
-    """
-    ids = range(len(shapes.CLASSES)) if ids is None else ids
-    names = [shapes.CLASSES[i] for i in ids] if names is None else list(names)
-    vocabulary = Vocabulary.from_names(names)
-    index = np.full(256, len(names))
-    index[list(ids)] = range(len(ids))
-    confusion, survivors, seconds = ConfusionMatrix(len(names)), [], []
-    hook = predictor.model.sem_seg_head.register_forward_hook(
-        lambda module, inputs, output: survivors.append(len(output.survivors))
-    )
-    for number in range(count):
-        image, labels = shapes.make_scene(number, split)
-        if number == 0:
-            predictor(image, vocabulary)  # embeds the names
-            survivors.clear()
-        start = time.perf_counter()
-        prediction = predictor(image, vocabulary)
-        seconds.append(time.perf_counter() - start)
-        confusion.add(torch.from_numpy(prediction.labels), torch.from_numpy(index[labels]))
-    hook.remove()
-    metrics = segmentation_metrics(confusion.numpy(), names)
-    own = set(shapes.CLASSES[shapes.SEEN_IDS.start :])
-    objects = [metrics[f"IoU-{name}"] for name in names if name in own]
-    return {
-        "mIoU": round(metrics["mIoU"], 2),
-        "objects": round(float(np.nanmean(objects)), 2),
-        "survivors": round(statistics.mean(survivors), 1),
-        "ms": round(1000 * statistics.median(seconds)),
-    }
+def load_embedded(top_k: int) -> OpenVocabPredictor:
+    """Load the embedded model on the CPU; a pixel keeps ``top_k`` classes, or all for 0."""
+    early_rejection = ("TEST.FAST_INFERENCE", top_k > 0, "TEST.TOPK", max(top_k, 1))
+    return OpenVocabPredictor(get_embedded_cfg([*early_rejection, *CPU]))
 
 
-def vocabulary_of(size: int) -> tuple[list[int], tuple[str, ...]]:
-    """Class ids of the world and the whole vocabulary, `size` names.
-
-    Fewer names than the world has leave out some that are seen in training.
-    """
-    if size >= len(shapes.CLASSES):
-        return list(range(len(shapes.CLASSES))), shapes.vocabulary_of_size(size)
-    kept = [*shapes.BACKGROUND_IDS, *shapes.UNSEEN_IDS]
-    kept += list(shapes.SEEN_IDS)[: size - len(kept)]
-    return kept, tuple(shapes.CLASSES[i] for i in kept)
+def measure_recorded(args: argparse.Namespace) -> list[dict]:
+    """Measure what the tests hold the shipped weights to."""
+    results = score_splits(load_embedded(0), RECORDED_SCENES)
+    return [{"kind": kind, **result} for kind, result in results.items()]
 
 
-def measure_scores(args) -> list[dict]:
-    """mIoU of seen and unseen combinations, all classes kept and with early rejection."""
+def measure_scores(args: argparse.Namespace) -> list[dict]:
+    """Measure both splits with all classes kept and with early rejection."""
+    return [{"k": k, **score_splits(load_embedded(k), args.scenes)} for k in (0, 8)]
+
+
+def measure_rejection(args: argparse.Namespace) -> list[dict]:
+    """Compare early rejection with all classes kept, by size of the vocabulary."""
     rows = []
-    for k in (0, 8):
-        predictor = OpenVocabPredictor(get_embedded_cfg(rejection(k)))
-        row = {"k": k}
-        for kind, split in SPLITS.items():
-            row[kind] = evaluate(predictor, split, args.scenes)
-        rows.append(row)
+    for size, k in tqdm([*itertools.product(SIZES, (0, *TOP_K))], unit="case"):
+        results = score_splits(load_embedded(k), args.rejection_scenes, vocabulary_of_size(size))
+        seen, unseen = results.values()
+        means = {key: round(statistics.mean((seen[key], unseen[key])), 2) for key in seen}
+        rows.append({"classes": size, "k": k, **means})
     return rows
 
 
-def rejection(k: int) -> list:
-    """The config pairs that keep the k best classes of a pixel, on the CPU; k = 0 keeps all."""
-    return ["TEST.FAST_INFERENCE", k > 0, "TEST.TOPK", max(k, 1), *CPU]
-
-
-def measure_recorded(args) -> list[dict]:
-    """What the tests hold the shipped weights to."""
-    predictor = OpenVocabPredictor(get_embedded_cfg(rejection(0)))
-    return [
-        {"kind": kind, **evaluate(predictor, split, RECORDED_SCENES)}
-        for kind, split in SPLITS.items()
-    ]
-
-
-def measure_rejection(args) -> list[dict]:
-    """Early rejection against the full decoder, by vocabulary size."""
+def measure_ablations(args: argparse.Namespace) -> list[dict]:
+    """Train each variant for a short while from the same CLIP, and score it."""
     rows = []
-    cases = [(size, k) for size in SIZES for k in (0, *TOP_K)]
-    for size, k in tqdm(cases, unit="case"):
-        predictor = OpenVocabPredictor(get_embedded_cfg(rejection(k)))
-        ids, names = vocabulary_of(size)
-        both = [
-            evaluate(predictor, split, args.rejection_scenes, ids, names)
-            for split in SPLITS.values()
-        ]
-        row = {key: round(statistics.mean(figures[key] for figures in both), 2) for key in both[0]}
-        rows.append({"classes": size, "k": k, **row})
+    # As in the Makefile: its data, and one thread for each process.
+    data = {"DETECTRON2_DATASETS": str(QUICKSTART / "datasets"), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(ROOT / "train_net.py"), "--resume"]
+    command += ["--config-file", CONFIG_FILE, "--num-gpus", str(args.processes)]
+    for variant, pairs in ablations.VARIANTS.items():
+        output = args.output / variant.replace(" ", "_")
+        opts = ablations.training_options(variant, args.clip, args.iterations, output)
+        subprocess.run([*command, *opts], check=True, env={**os.environ, **data})
+        weights = ("MODEL.WEIGHTS", str(output / "model_final.pth"))
+        predictor = OpenVocabPredictor(get_sed_cfg(CONFIG_FILE, [*CPU, *pairs, *weights]))
+        results = score_splits(predictor, args.rejection_scenes)
+        rows.append({"variant": variant, "iterations": args.iterations, **results})
     return rows
 
 
-def measure_ablations(args) -> list[dict]:
-    """Train SED for a short while in each variant, from the same CLIP, and evaluate it."""
-    rows = []
-    for name, pairs in ABLATIONS.items():
-        output = args.output / name.replace(" ", "_")
-        opts = ["MODEL.CLIP.PRETRAINED", str(args.clip), "SOLVER.MAX_ITER", str(args.iterations)]
-        opts += ["MODEL.SEM_SEG_HEAD.SAMPLED_CLASSES", str(ABLATION_CLASSES)]
-        opts += [*pairs, "OUTPUT_DIR", str(output), "SEED", "1", "TEST.EVAL_PERIOD", "0"]
-        command = [sys.executable, str(ROOT / "train_net.py"), "--resume"]
-        command += ["--config-file", CONFIG_FILE, "--num-gpus", str(args.processes), *opts]
-        command += ["DATASETS.TEST", "()", *CPU]
-        # As in the Makefile: the data that it made, and a process of one thread on each core.
-        data = {"DETECTRON2_DATASETS": str(QUICKSTART / "datasets"), "OMP_NUM_THREADS": "1"}
-        subprocess.run(command, check=True, env={**os.environ, **data})
-        cfg = get_sed_cfg(
-            CONFIG_FILE, [*CPU, *pairs, "MODEL.WEIGHTS", str(output / "model_final.pth")]
-        )
-        predictor = OpenVocabPredictor(cfg)
-        row = {"variant": name, "iterations": args.iterations}
-        for kind, split in SPLITS.items():
-            row[kind] = evaluate(predictor, split, args.rejection_scenes)
-        rows.append(row)
-    return rows
+def make_table(header: str, body: list[list]) -> str:
+    """Make a Markdown table; ``|`` separates the columns of the header."""
+    return tabulate(body, header.split("|"), tablefmt="github", disable_numparse=True)
 
 
-def draw_pictures() -> None:
-    """Scenes of both splits: the image, the true labels, and what the model says."""
-    predictor = OpenVocabPredictor(get_embedded_cfg(rejection(8)))
-    image = read_image(ROOT / "demo" / "images" / "unseen_combinations.jpg")
-    overlay = draw_overlay(image, predictor(image))
-    pair = Image.new("RGB", (image.shape[1] + overlay.width, overlay.height), "white")
-    pair.paste(Image.fromarray(image), (0, 0))
-    pair.paste(overlay, (image.shape[1], 0))
-    save_picture(pair, FOLDER / "demo.jpg")
-    for kind, split in SPLITS.items():
-        rows = []
-        for number in range(3):
-            image, labels = shapes.make_scene(number, split)
-            prediction = predictor(image)
-            truth = Prediction(labels.astype(np.int64), prediction.vocabulary)
-            panels = [draw_overlay(image, p) for p in (truth, prediction)]
-            rows.append([Image.fromarray(image), *panels])
-        height = max(panel.height for row in rows for panel in row)
-        width = max(panel.width for row in rows for panel in row)
-        sheet = Image.new("RGB", (3 * width, len(rows) * height), "white")
-        for y, row in enumerate(rows):
-            for x, panel in enumerate(row):
-                sheet.paste(panel, (x * width, y * height))
-        save_picture(sheet, FOLDER / f"{kind}.jpg")
+def score_cells(row: dict) -> list[str]:
+    """Return the mIoU of all classes and of the objects alone, seen and unseen."""
+    return [f"{row[kind][key]:.1f}" for kind in SPLITS for key in ("mIoU", "objects")]
 
 
 def score_table(rows: list[dict]) -> str:
-    """mIoU by split, all 92 names asked for."""
-    head = ["", "seen: mIoU", "objects only", "unseen: mIoU", "objects only", "ms an image"]
-    body = [
-        [
-            f"early rejection, k = {row['k']}" if row["k"] else "all classes kept",
-            *(f"{row[kind][key]:.1f}" for kind in SPLITS for key in ("mIoU", "objects")),
-            row["seen"]["ms"],
-        ]
-        for row in rows
-    ]
-    return tabulate(body, head, tablefmt="github", disable_numparse=True)
+    """Make the table of the scores by split."""
+    names = {0: "all classes kept", 8: "early rejection, k = 8"}
+    return make_table(
+        "|seen: mIoU|objects only|unseen: mIoU|objects only|ms an image",
+        [[names[row["k"]], *score_cells(row), row["seen"]["ms"]] for row in rows],
+    )
 
 
 def rejection_table(rows: list[dict]) -> str:
-    """mIoU, survivors and time by vocabulary size and k."""
-    full = {row["classes"]: row for row in rows if not row["k"]}
-    head = ["classes", "k", "mIoU", "against all kept", "survivors", "ms an image", "times faster"]
-    body = [
-        [
-            row["classes"],
-            row["k"] or "all",
-            f"{row['mIoU']:.2f}",
-            f"{row['mIoU'] - full[row['classes']]['mIoU']:+.2f}",
-            row["survivors"],
-            round(row["ms"]),
-            f"{full[row['classes']]['ms'] / row['ms']:.1f}",
-        ]
-        for row in rows
-    ]
-    return tabulate(body, head, tablefmt="github", disable_numparse=True)
+    """Make the table of mIoU, survivors and time by size of the vocabulary and k."""
+    body, all_kept = [], {row["classes"]: row for row in rows if not row["k"]}
+    for row in rows:
+        full = all_kept[row["classes"]]
+        mious = (f"{row['mIoU']:.2f}", f"{row['mIoU'] - full['mIoU']:+.2f}")
+        times = (round(row["ms"]), f"{full['ms'] / row['ms']:.1f}")
+        body.append([row["classes"], row["k"] or "all", *mious, row["survivors"], *times])
+    return make_table("classes|k|mIoU|against all kept|survivors|ms an image|times faster", body)
 
 
 def ablation_table(rows: list[dict]) -> str:
-    """mIoU by variant."""
-    head = ["variant", "iterations", "seen", "objects only", "unseen", "objects only"]
-    body = [
-        [row["variant"], row["iterations"]]
-        + [f"{row[kind][key]:.1f}" for kind in SPLITS for key in ("mIoU", "objects")]
-        for row in rows
-    ]
-    return tabulate(body, head, tablefmt="github", disable_numparse=True)
+    """Make the table of the scores by variant."""
+    return make_table(
+        "variant|iterations|seen|objects only|unseen|objects only",
+        [[row["variant"], row["iterations"], *score_cells(row)] for row in rows],
+    )
+
+
+def draw_pictures() -> None:
+    """Draw the demo's picture, and scenes of both splits with true and predicted labels."""
+    predictor = load_embedded(8)
+    image = read_image(ROOT / "demo" / "images" / "unseen_combinations.jpg")
+    save_picture(draw_panels(image, predictor(image)), FOLDER / "demo.jpg")
+    for kind, split in SPLITS.items():
+        save_picture(draw_comparison(predictor, split, 3), FOLDER / f"{kind}.jpg")
 
 
 PARTS = {
@@ -260,41 +148,39 @@ PARTS = {
 
 
 @one_sentence()
-def main(arguments=None) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measure the parts that the command line names, and write them into the page."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("parts", nargs="+", choices=[*PARTS, "pictures"], metavar="PART",
-        help=f"of {', '.join(PARTS)} and pictures")  # fmt: skip
-    for option, default, what in (
+    parser.add_argument(
+        "parts", nargs="+", choices=[*PARTS, "pictures"], metavar="PART",
+        help=f"of {', '.join(PARTS)} and pictures",
+    )  # fmt: skip
+    for option, default, text in (
         ("scenes", 200, "scenes of each split for the scores"),
         ("rejection-scenes", 20, "scenes of each split for early rejection and the ablations"),
-        ("iterations", 120, "of each ablation's training"),
-        ("processes", 2, "that train an ablation"),
+        ("iterations", 120, "iterations of each ablation's training"),
+        ("processes", 2, "processes that train an ablation"),
+        ("clip", QUICKSTART / "clip" / "clip.pt", "CLIP of the ablations"),
+        ("output", QUICKSTART / "ablations", "folder of the ablations' trainings"),
     ):
-        parser.add_argument(f"--{option}", type=int, default=default, help=f"{what} (%(default)s)")
-    parser.add_argument(
-        "--clip", type=Path, default=QUICKSTART / "clip" / "clip.pt", help="CLIP of the ablations"
-    )
-    parser.add_argument("--output", type=Path, default=QUICKSTART / "ablations",
-        help="where the ablations are trained")  # fmt: skip
+        parser.add_argument(
+            f"--{option}", type=type(default), default=default, help=f"{text} (%(default)s)"
+        )
     args = parser.parse_args(arguments)
-    FOLDER.mkdir(parents=True, exist_ok=True)
     keep_freed_memory("cpu")
-    figures = json.loads(FIGURES.read_text()) if FIGURES.is_file() else {}
+    figures = json.loads(FIGURES.read_text())
+    machine = describe_machine(torch.device("cpu"), torch.get_num_threads())
     for part in args.parts:
         if part == "pictures":
             draw_pictures()
             continue
         measure, table = PARTS[part]
-        where = describe_machine(torch.device("cpu"), torch.get_num_threads())
-        figures[part] = {"machine": where, "rows": measure(args)}
+        figures[part] = {"machine": machine, "rows": measure(args)}
         write_whole(FIGURES, lambda file: file.write(json.dumps(figures, indent=1).encode()))
-        if table is None:
-            continue
-        text = f"{table(figures[part]['rows'])}\n\n({figures[part]['machine']})\n"
-        update_page(PAGE, part, text)
+        if table is not None:
+            update_page(PAGE, part, f"{table(figures[part]['rows'])}\n\n({machine})\n")
 
 
 if __name__ == "__main__":

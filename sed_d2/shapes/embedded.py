@@ -1,31 +1,40 @@
-"""The embedded model: a small SED that knows the world of shapes, with its weights in the package.
+"""The embedded model: a small SED that knows the world of shapes; its weights are in the package.
 
-`make quickstart` trains it from nothing, see docs/quickstart.md.
+``make quickstart`` trains it from scratch, see docs/quickstart.md.
 """
+
+from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
+import torch
+from detectron2.config import CfgNode
+from torch import nn
+
 from ..config import get_sed_cfg
+from ..data.files import write_whole
 from ..vocabulary import Vocabulary
-from . import scenes as shapes
+from .words import TRAIN_CLASSES
 
 CONFIG_FILE = "shapes_quickstart.yaml"
 WEIGHTS = Path(__file__).parent / "weights"
+
+#: Both towers, for ``open_clip.create_model("shapes_convnext_atto", pretrained=...)``. The image
+#: tower is the one that SED has fine-tuned.
 CLIP_FILE = WEIGHTS / "shapes_clip.pt"
-"""Both towers, for ``open_clip.create_model("shapes_convnext_atto", pretrained=...)``; the image
-tower is the one that SED has fine-tuned."""
 
+#: All other parameters of the model.
 SED_FILE = WEIGHTS / "shapes_sed.pth"
-"""The parameters of SED's decoder."""
 
+#: The digests of both files, as ``sha256sum`` writes them.
 DIGESTS = WEIGHTS / "sha256sums.txt"
-"""The digests of both, as ``sha256sum`` writes them."""
 
 
-def get_embedded_cfg(opts: Iterable = ()):
-    """The embedded model's config, with its weights.
+def get_embedded_cfg(opts: Iterable = ()) -> CfgNode:
+    """Return the embedded model's config, with its weights.
 
     Args:
         opts: further ``KEY VALUE`` pairs.
@@ -39,29 +48,53 @@ def get_embedded_cfg(opts: Iterable = ()):
 
 
 def weight_options() -> list[str]:
-    """The ``KEY VALUE`` pairs that name the weight files."""
+    """Return the ``KEY VALUE`` pairs that name the weight files."""
     return ["MODEL.CLIP.PRETRAINED", str(CLIP_FILE), "MODEL.WEIGHTS", str(SED_FILE)]
 
 
 def check_weights() -> None:
-    """Raise an error if the weight files are not those that were written."""
-    remedy = "install sed_d2 again, or train them anew with 'make quickstart' and 'make weights'"
+    """Raise an error unless the weight files have the recorded digests."""
+    remedy = "install sed_d2 again, or train them with 'make quickstart' and 'make weights'"
     for file in (DIGESTS, CLIP_FILE, SED_FILE):
         if not file.is_file():
             raise FileNotFoundError(f"the embedded model's file '{file}' is missing: {remedy}")
-    wanted = DIGESTS.read_text()
+    recorded = DIGESTS.read_text()
     for file in (CLIP_FILE, SED_FILE):
-        if digest_line(file) not in wanted:
+        if digest_line(file) not in recorded:
             raise ValueError(f"the embedded model's file '{file}' is damaged: {remedy}")
 
 
+def write_weights(model: nn.Module) -> tuple[Path, Path]:
+    """Write a model's parameters, in half precision, as the embedded model's weights.
+
+    CLIP's file is in open_clip's format.
+
+    Args:
+        model: a trained SED of the embedded model's config.
+
+    Returns:
+        the two weight files.
+    """
+    clip = model.backbone.clip.state_dict(prefix="backbone.clip.")
+    others = {key: value for key, value in model.state_dict().items() if key not in clip}
+    clip = {key.removeprefix("backbone.clip."): value for key, value in clip.items()}
+    files = (CLIP_FILE, SED_FILE)
+    WEIGHTS.mkdir(exist_ok=True)
+    for file, weights in zip(files, (clip, others), strict=True):
+        halves = {key: value.half() for key, value in weights.items()}
+        write_whole(file, partial(torch.save, halves))
+    lines = "".join(map(digest_line, files))
+    write_whole(DIGESTS, lambda file: file.write(lines.encode()))
+    return files
+
+
 def digest_line(file: Path) -> str:
-    """``file``'s line in :data:`DIGESTS`."""
+    """Return the line of ``file`` in :data:`DIGESTS`."""
     return f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n"
 
 
 def unknown_words(vocabulary: Vocabulary) -> list[str]:
-    """The words of the class names, each once, that name nothing in the world of shapes."""
-    known = {word for name in shapes.TRAIN_CLASSES for word in name.split()}
+    """Return the words of the class names, each once, that no training class has."""
+    known = {word for name in TRAIN_CLASSES for word in name.split()}
     words = [word for synonyms in vocabulary.classes for name in synonyms for word in name.split()]
     return [word for word in dict.fromkeys(words) if word.lower() not in known]

@@ -10,9 +10,9 @@ from detectron2.data import MetadataCatalog
 from PIL import Image
 
 from demo import demo
-from sed_d2 import Vocabulary, embedded
+from sed_d2 import Vocabulary, shapes
 from sed_d2.predictor import Prediction
-from sed_d2.shapes import scenes as shapes
+from sed_d2.shapes import embedded
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from sed_d2 import shapes
 from sed_d2.modeling.sed.decoder import GradualFusionDecoder
-from sed_d2.shapes import scenes as shapes
 from tests.conftest import TINY
 from tools import benchmark
 from tools.benchmarking import case as case_module

@@ -16,14 +16,13 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from sed_d2 import Vocabulary
+from sed_d2 import Vocabulary, shapes
 from sed_d2.checkpoint import SEDCheckpointer
 from sed_d2.data.files import read_image
 from sed_d2.modeling.clip.text import PROMPT_TEMPLATES, TextEncoder
 from sed_d2.modeling.clip.text_cache import TextCache, TextKeys
 from sed_d2.modeling.sed.head import SKIP_FEATURES, cost_map
 from sed_d2.modeling.views import ViewScores, merged_labels, merged_scores
-from sed_d2.shapes import scenes as shapes
 from tools.benchmarking import floor, plain
 
 OUTPUT_SIZE = (480, 640)
