@@ -1,4 +1,4 @@
-"""What the tools write into the pages of docs/."""
+"""Texts that the tools write into the pages of docs/, and the machine that they measured on."""
 
 import platform
 import re
@@ -9,7 +9,7 @@ import torch
 
 
 def describe_machine(device: torch.device, threads: int) -> str:
-    """The processor or GPU, and the versions of what computes."""
+    """Describe the processor or GPU, and the versions of the packages that compute."""
     name = describe_processor()
     if device.type == "cuda":
         name = f"{torch.cuda.get_device_name(device)}, beside {name}"
@@ -21,9 +21,9 @@ def describe_machine(device: torch.device, threads: int) -> str:
 
 
 def describe_processor() -> str:
-    """The processor's name and the vector instructions that torch uses.
+    """Describe the processor and the vector instructions that torch uses.
 
-    On Linux the family and model too, since virtual machines often hide all but the maker's name.
+    On Linux this includes the family and model: virtual machines often hide the rest of the name.
     """
     vectors = torch.backends.cpu.get_cpu_capability()
     try:
@@ -31,20 +31,18 @@ def describe_processor() -> str:
     except OSError:
         lines = []
     pairs = (line.partition(":")[::2] for line in lines)
-    known = {key.strip(): value.strip() for key, value in pairs}
-    if not {"model name", "cpu family", "model"} <= known.keys():
+    cpu = {key.strip(): value.strip() for key, value in pairs}
+    if not {"model name", "cpu family", "model"} <= cpu.keys():
         return f"{platform.processor() or platform.machine()} ({vectors})"
-    return (
-        f"{known['model name']} (family {known['cpu family']}, model {known['model']}, {vectors})"
-    )
+    return f"{cpu['model name']} (family {cpu['cpu family']}, model {cpu['model']}, {vectors})"
 
 
 def find_marked(page: Path, mark: str) -> re.Match:
-    """What a page has between ``<!-- begin MARK -->`` and ``<!-- end MARK -->``.
+    """Find the text of a page between ``<!-- begin MARK -->`` and ``<!-- end MARK -->``.
 
     Raises:
-        FileNotFoundError: there is no such page.
-        ValueError: the page has no such marks.
+        FileNotFoundError: the page does not exist.
+        ValueError: the page does not have the marks.
     """
     if not page.is_file():
         raise FileNotFoundError(f"The page {page} does not exist; check the path.")
@@ -57,7 +55,7 @@ def find_marked(page: Path, mark: str) -> re.Match:
 
 
 def update_page(page: Path, mark: str, text: str) -> None:
-    """Replace what :func:`find_marked` finds; it raises the same errors."""
+    """Replace the text that :func:`find_marked` finds; errors as there."""
     found = find_marked(page, mark)
     before, after = found.string[: found.start()], found.string[found.end() :]
     page.write_text(f"{before}\n{text}\n\n{after}", encoding="utf-8")
