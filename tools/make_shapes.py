@@ -26,12 +26,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--root", type=Path, default=data_root(), help="folder of the data sets (%(default)s)"
     )
     parser.add_argument(
-        "--train", type=int, default=SPLITS["train"].count, help="number of scenes (%(default)s)"
+        "--train",
+        type=int,
+        default=SPLITS["train"].default_count,
+        help="number of scenes (%(default)s)",
     )
     parser.add_argument(
         "--val",
         type=int,
-        default=SPLITS["val_seen"].count,
+        default=SPLITS["val_seen"].default_count,
         help="number of scenes, seen and unseen each (%(default)s)",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of all scenes")

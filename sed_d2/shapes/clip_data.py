@@ -92,8 +92,8 @@ class SceneDataset(Dataset):
 def cell_shares(labels: np.ndarray) -> np.ndarray:
     """Return the share of each class in each cell: (H, W) ids -> (H / 32, W / 32, T) float32."""
     height, width = (side // CELL for side in labels.shape)
-    cells = labels.reshape(height, CELL, width, CELL).swapaxes(1, 2)
-    cells = cells.reshape(height * width, CELL**2).astype(np.int64)
+    grid = labels.reshape(height, CELL, width, CELL).swapaxes(1, 2)
+    cells = grid.reshape(height * width, CELL**2).astype(np.int64)
     # Each cell counts in bins of its own: the class id plus T times the cell's index.
     bins = cells + len(CLASSES) * np.arange(len(cells))[:, None]
     counts = np.bincount(bins.ravel(), minlength=len(cells) * len(CLASSES))

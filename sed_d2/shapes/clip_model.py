@@ -32,12 +32,12 @@ def build_backbone() -> CLIPConvNeXt:
     clip = build_clip(NAME)
     # timm's initial values are for wide and very deep towers. In this tower a layer scale of 1e-6
     # would switch the blocks off, and weights of 0.02 keep GELU linear, for hundreds of steps.
-    for name, parameter in clip.visual.named_parameters():
+    for name, parameter in clip.get_submodule("visual").named_parameters():
         if name.endswith("gamma"):
             nn.init.constant_(parameter, 0.5)
         elif parameter.ndim > 1:
             nn.init.trunc_normal_(parameter, std=parameter[0].numel() ** -0.5)
-    clip.logit_scale.data.fill_(math.log(20.0))
+    clip.get_parameter("logit_scale").data.fill_(math.log(20.0))
     backbone = CLIPConvNeXt(clip=clip).to(memory_format=torch.channels_last)
     return backbone.requires_grad_(True)  # CLIPConvNeXt freezes the text tower
 

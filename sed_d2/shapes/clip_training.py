@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from ..data.files import write_whole
 from ..modeling.clip.convnext import CLIPConvNeXt
-from ..modeling.clip.open_clip_adapter import encode_text
+from ..modeling.clip.open_clip_adapter import embedding_width, encode_text
 from ..modeling.clip.text import trim
 from .clip_data import PHASES, Phase, SceneDataset
 from .clip_model import NAME, build_backbone, cell_accuracy, embed_cells
@@ -74,7 +74,7 @@ class ClipTraining:
         self.options = options
         torch.manual_seed(options.seed)
         self.backbone = build_backbone()
-        self.readout = WordReadout(self.backbone.clip.text_projection.shape[1])
+        self.readout = WordReadout(embedding_width(self.backbone.clip))
         self.modules = nn.ModuleList([self.backbone, self.readout])
         self.muon, self.adamw = build_optimizers(self.backbone, self.readout)
         self.tokenizer = open_clip.get_tokenizer(NAME)
@@ -183,7 +183,7 @@ def build_optimizers(
     """Return Muon for the image tower's weights after the stem, and AdamW for all others."""
     matrices = [
         parameter
-        for name, parameter in backbone.clip.visual.named_parameters()
+        for name, parameter in backbone.clip.get_submodule("visual").named_parameters()
         if parameter.ndim > 1 and not name.startswith("trunk.stem")
     ]
     matrix_ids = {id(parameter) for parameter in matrices}
@@ -245,7 +245,8 @@ def training_loss(
     cells = embed_cells(backbone, images).flatten(0, 2)  # (N, C)
     tokens = torch.cat([prompts.sample(), prompts.sample_wrong(len(TRAIN_CLASSES) // 3)])
     names = F.normalize(encode_text(clip, trim(tokens)), dim=-1)  # (K, C)
-    logits = clip.logit_scale.exp().clamp(max=100) * cells @ names.T  # (N, K)
+    scale = clip.get_parameter("logit_scale").exp().clamp(max=100)
+    logits = scale * cells @ names.T  # (N, K)
     return (
         soft_cross_entropy(logits, targets, weights)
         + readout(cells, targets, weights)

@@ -35,12 +35,12 @@ class SceneSplit(NamedTuple):
     Attributes:
         object_ids: the class ids of the objects that occur.
         names: the names that a model is asked for.
-        count: the default number of scenes.
+        default_count: the default number of scenes.
     """
 
     object_ids: range
     names: tuple[str, ...]
-    count: int
+    default_count: int
 
 
 #: The position of a split in this table is part of the seed of its scenes.

@@ -75,7 +75,7 @@ def write_weights(model: nn.Module) -> tuple[Path, Path]:
     Returns:
         the two weight files.
     """
-    clip = model.backbone.clip.state_dict(prefix="backbone.clip.")
+    clip = model.get_submodule("backbone.clip").state_dict(prefix="backbone.clip.")
     others = {key: value for key, value in model.state_dict().items() if key not in clip}
     clip = {key.removeprefix("backbone.clip."): value for key, value in clip.items()}
     files = (CLIP_FILE, SED_FILE)

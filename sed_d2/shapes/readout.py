@@ -48,7 +48,8 @@ class WordReadout(nn.Module):
         """
         loss = embeddings.new_zeros(())
         for attribute, layer in enumerate(self.layers):
-            logits = self.SCALE * embeddings @ F.normalize(layer.weight, dim=-1).T  # (N, V)
+            directions = F.normalize(layer.get_parameter("weight"), dim=-1)
+            logits = self.SCALE * embeddings @ directions.T  # (N, V)
             target = targets @ self.get_buffer(f"one_hot{attribute}")
             held_out = targets @ self.get_buffer(f"held_out{attribute}") > 0
             masked = held_out & (target == 0)

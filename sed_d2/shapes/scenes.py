@@ -106,8 +106,8 @@ def random_scene(
 def draw_scene(
     rng: np.random.RandomState,
     size: int,
-    backgrounds: Sequence[int],
-    objects: Iterable[int],
+    backgrounds: Sequence[int] | np.ndarray,
+    objects: Iterable[int] | np.ndarray,
     radius: tuple[float, float],
     margin: float = 0.1,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -127,13 +127,14 @@ def draw_scene(
     """
     image, labels = _draw_backgrounds(rng, size, backgrounds)
     # The index of the visible object at each pixel, -1 for none; the area of each whole object.
-    top_object, areas = np.full((size, size), -1), []
+    top_object = np.full((size, size), -1)
+    areas: list[int] = []
     for class_id in objects:
         colours, coverage = _draw_object(rng, ATTRIBUTES[class_id], rng.uniform(*radius))
         half = coverage.shape[0] // 2
-        area = np.count_nonzero(coverage > 0.5)
+        area = int(np.count_nonzero(coverage > 0.5))
         for _ in range(8):
-            cx, cy = np.int64(rng.uniform(margin, 1 - margin, 2) * size)
+            cx, cy = (rng.uniform(margin, 1 - margin, 2) * size).astype(np.int64)
             # The part of the object's box inside the scene, in the scene's and the box's pixels.
             top, left = max(0, cy - half), max(0, cx - half)
             bottom, right = min(size, cy + half), min(size, cx + half)
@@ -155,7 +156,7 @@ def draw_scene(
 
 
 def _draw_backgrounds(
-    rng: np.random.RandomState, size: int, class_ids: Sequence[int]
+    rng: np.random.RandomState, size: int, class_ids: Sequence[int] | np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return backgrounds with wavy borders: (size, size, 3) float32, (size, size) uint8 labels."""
     image = _draw_texture(rng, BACKGROUNDS[class_ids[0]], size)
@@ -174,7 +175,9 @@ def _draw_texture(rng: np.random.RandomState, background: str, size: int) -> np.
     """Return a background's texture, (size, size, 3) float32 in 0..255."""
     texture = TEXTURES[background]
     zoom = rng.uniform(0.8, 1.3)
-    mix = sum(n.weight * _noise(rng, size, n.height * zoom, n.width * zoom) for n in texture.noise)
+    mix = np.zeros((size, size), np.float32)
+    for noise in texture.noise:
+        mix += noise.weight * _noise(rng, size, noise.height * zoom, noise.width * zoom)
     mix = mix + 0.5 + rng.uniform(-0.08, 0.08)
     if texture.joints:
         height, length, brightness = texture.joints
@@ -186,7 +189,7 @@ def _draw_texture(rng: np.random.RandomState, background: str, size: int) -> np.
         mix = mix * 0.7 + 0.3 * piece
         gap = 2.2
         mix[(y % height < gap) | (along % 1 * length < gap)] = brightness
-    dark, light = np.float32(texture.dark), np.float32(texture.light)
+    dark, light = np.array((texture.dark, texture.light), np.float32)
     return dark + (light - dark) * np.clip(mix, -0.4, 1.3)[..., None].astype(np.float32)
 
 
@@ -194,7 +197,7 @@ def _noise(rng: np.random.RandomState, size: int, height: float, width: float) -
     """Return smooth noise, (size, size) float32 in about -1..1, of blobs of height x width."""
     shape = [max(2, round(size / blob)) for blob in (height, width)]
     coarse = Image.fromarray(rng.random_sample(shape).astype(np.float32) * 2 - 1)
-    return np.asarray(coarse.resize((size, size), Image.BICUBIC))
+    return np.asarray(coarse.resize((size, size), Image.Resampling.BICUBIC))
 
 
 def _draw_object(
@@ -211,8 +214,8 @@ def _draw_object(
         ImageDraw.Draw(mask).polygon([tuple(p) for p in points], fill=fill)
     coverage = np.asarray(mask.reduce(oversampling), np.float32) / 255
 
-    hue, saturation, value = COLOUR_HSV[colour]
-    hue = (hue + rng.uniform(-6, 6)) % 360 / 360
+    degrees, saturation, value = COLOUR_HSV[colour]
+    hue = (degrees + rng.uniform(-6, 6)) % 360 / 360
     saturation, value = saturation * rng.uniform(0.85, 1.05), value * rng.uniform(0.85, 1.05)
     rgb = colorsys.hsv_to_rgb(hue, min(saturation, 1), min(value, 1))
     y, x = (np.mgrid[: 2 * half, : 2 * half] + 0.5 - half).astype(np.float32)
@@ -226,7 +229,7 @@ def _draw_object(
         wave = np.abs(across % 1 - 0.5) * 4 - 1  # in -1..1, 0 at the edges of a stripe
         # The edge of a stripe is soft over one pixel.
         shade *= 1 - rng.uniform(0.6, 0.75) * np.clip(0.5 + wave * period / 4, 0, 1)
-    return (shade[..., None] * np.float32(rgb) * 255).astype(np.float32), coverage
+    return (shade[..., None] * np.array(rgb, np.float32) * 255).astype(np.float32), coverage
 
 
 def _outlines(shape: str) -> list[np.ndarray]:
@@ -257,7 +260,7 @@ def _photograph(rng: np.random.RandomState, image: np.ndarray) -> np.ndarray:
     """Add uneven light, blur and noise: (size, size, 3) float32 -> uint8."""
     size = image.shape[0]
     light = rng.uniform(0.85, 1.1) + 0.08 * _noise(rng, size, size / 2, size / 2)
-    picture = Image.fromarray(np.uint8(np.clip(image * light[..., None], 0, 255)))
+    picture = Image.fromarray(np.clip(image * light[..., None], 0, 255).astype(np.uint8))
     picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0, 1.0)))
-    grain = rng.uniform(1, 6) * np.float32(rng.standard_normal((size, size, 1)))
-    return np.uint8(np.clip(np.asarray(picture) + grain, 0, 255))
+    grain = rng.uniform(1, 6) * rng.standard_normal((size, size, 1)).astype(np.float32)
+    return np.clip(np.asarray(picture) + grain, 0, 255).astype(np.uint8)

@@ -63,7 +63,7 @@ def score(
         seconds.append(time.perf_counter() - start)
         confusion.add(torch.from_numpy(prediction.labels), torch.from_numpy(position_of[labels]))
         if early_rejection:  # a rejected class scores 0 everywhere
-            scores = predictor(image, vocabulary, scores=True).scores
+            scores = np.asarray(predictor(image, vocabulary, scores=True).scores)
             survivors.append(int(np.count_nonzero(scores.any(axis=(1, 2)))))
     metrics = segmentation_metrics(confusion.numpy(), names)
     objects = {CLASSES[i] for i in OBJECT_IDS}

@@ -32,7 +32,8 @@ def _split_combinations() -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]
     The held-out combinations are spread so that every colour, pattern and shape, and every pair of
     them, occurs in training.
     """
-    seen, unseen = [], []
+    seen: list[tuple[str, ...]] = []
+    unseen: list[tuple[str, ...]] = []
     for (c, colour), (s, shape), (p, pattern) in itertools.product(
         enumerate(COLOURS), enumerate(SHAPES), enumerate(PATTERNS)
     ):
