@@ -1,7 +1,7 @@
 """The config: Detectron2's keys, the keys that all methods share, and each method's keys."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +25,15 @@ RENAMED = {
     "MODEL.AUTOCAST": "TEST.PRECISION",
 }
 
-#: The keys of Detectron2 that training or evaluation reads, here or in Detectron2; the first line
-#: has those that only later versions than 0.6 have. tests/test_config.py records what is read.
+#: The keys of Detectron2 that training or evaluation reads, here or in Detectron2; the first two
+#: lines are keys that came after version 0.6. tests/test_train_net.py records what is read.
 DETECTRON2_KEYS = frozenset(
     """
-    FLOAT32_PRECISION SOLVER.BASE_LR_END SOLVER.NUM_DECAYS SOLVER.RESCALE_INTERVAL
+    DATALOADER.RANDOM_SUBSET_RATIO FLOAT32_PRECISION SOLVER.BASE_LR_END SOLVER.NUM_DECAYS
+    SOLVER.RESCALE_INTERVAL
     CUDNN_BENCHMARK OUTPUT_DIR SEED VERSION
     DATALOADER.ASPECT_RATIO_GROUPING DATALOADER.FILTER_EMPTY_ANNOTATIONS DATALOADER.NUM_WORKERS
-    DATALOADER.RANDOM_SUBSET_RATIO DATALOADER.SAMPLER_TRAIN DATASETS.TEST DATASETS.TRAIN
+    DATALOADER.SAMPLER_TRAIN DATASETS.TEST DATASETS.TRAIN
     INPUT.CROP.ENABLED INPUT.CROP.SIZE INPUT.CROP.TYPE INPUT.FORMAT INPUT.MAX_SIZE_TEST
     INPUT.MAX_SIZE_TRAIN INPUT.MIN_SIZE_TEST INPUT.MIN_SIZE_TRAIN INPUT.MIN_SIZE_TRAIN_SAMPLING
     INPUT.RANDOM_FLIP
@@ -94,11 +95,11 @@ def add_shared_config(cfg: CN) -> None:
     # than with float32. Training uses SOLVER.AMP.
     cfg.TEST.PRECISION = ""
     # The implementation of inference: "auto" (the one of modeling/fast for the device) or "plain"
-    # (the modules' own forward). Both give the same numbers.
+    # (the modules' own forward). Both give the same numbers, up to rounding.
     cfg.TEST.KERNELS = "auto"
-    # The number of elements of a feature map that the decoder processes at a time, which bounds the
-    # memory of its intermediate results. 0 chooses by device: 1 M elements (4 MB in float32) fit a
-    # CPU's cache, 32 M elements (128 MB) fill a GPU.
+    # The number of elements of a feature map that the head processes at a time with TEST.KERNELS
+    # "auto", which bounds the memory of its intermediate results. 0 chooses by device: 1 M elements
+    # (4 MB in float32) fit a CPU's cache, 32 M elements (128 MB) fill a GPU.
     cfg.TEST.CHUNK_ELEMENTS = 0
     # Whether inference resizes an image in its own aspect ratio, to as many pixels as the square of
     # MODEL.CLIP.RESOLUTION has.
@@ -117,7 +118,7 @@ def add_shared_config(cfg: CN) -> None:
     cfg.TEST.SLIDING.OVERLAP = 1 / 3
 
 
-def get_sed_cfg(config_file: str | Path = "", opts: list = ()) -> CN:
+def get_sed_cfg(config_file: str | Path = "", opts: Sequence[Any] = ()) -> CN:
     """Return Detectron2's defaults, our keys, a YAML file and ``KEY VALUE`` pairs, merged in order.
 
     ``MODEL.DEVICE`` is the best device of this machine unless the file or a pair sets it.
@@ -135,7 +136,7 @@ def get_sed_cfg(config_file: str | Path = "", opts: list = ()) -> CN:
     return cfg
 
 
-def unread_keys(config_file: str | Path = "", opts: list = ()) -> list[str]:
+def unread_keys(config_file: str | Path = "", opts: Sequence[Any] = ()) -> list[str]:
     """Return the keys that the file and the pairs of :func:`get_sed_cfg` set and nothing reads.
 
     They are keys of Detectron2 for other models and keys of a method that is not chosen. Detectron2
@@ -167,7 +168,7 @@ def read_keys(head: str) -> frozenset[str]:
     return DETECTRON2_KEYS | added_by(add_shared_config, add_clip_config, *chosen)
 
 
-def warn_of_unread_keys(config_file: str | Path = "", opts: list = ()) -> None:
+def warn_of_unread_keys(config_file: str | Path = "", opts: Sequence[Any] = ()) -> None:
     """Log one warning that names the keys of :func:`unread_keys`, if there are any."""
     keys = unread_keys(config_file, opts)
     if keys:

@@ -8,8 +8,11 @@ import sys
 
 import pytest
 import torch
+from detectron2.engine import default_argument_parser
 
+import train_net
 from sed_d2 import shapes
+from sed_d2.config import read_keys
 
 from .conftest import ROOT, TINY
 
@@ -29,7 +32,9 @@ def data_root(tmp_path_factory):
     return root
 
 
-def run(data_root, output, *arguments, opts=(), command=(sys.executable,), check=True):
+def run(
+    data_root, output, *arguments, opts=(), command=(sys.executable,), check=True, environment=()
+):
     settings = [*TINY, "DATASETS.TRAIN", ("shapes_train_sem_seg",)]
     settings += ["DATASETS.TEST", ("shapes_val_seen_sem_seg",), "OUTPUT_DIR", output]
     settings += ["SOLVER.IMS_PER_BATCH", 2, "DATALOADER.NUM_WORKERS", 0, "TEST.EVAL_PERIOD", 0]
@@ -37,7 +42,12 @@ def run(data_root, output, *arguments, opts=(), command=(sys.executable,), check
     result = subprocess.run(
         [str(x) for x in (*command, ROOT / "train_net.py", *config, *arguments, *settings, *opts)],
         cwd=output,  # nothing is found relative to the working directory
-        env={**os.environ, **ENVIRONMENT, "DETECTRON2_DATASETS": str(data_root)},
+        env={
+            **os.environ,
+            **ENVIRONMENT,
+            **dict(environment),
+            "DETECTRON2_DATASETS": str(data_root),
+        },
         capture_output=True,
         text=True,
     )
@@ -82,7 +92,10 @@ def test_train_resume_evaluate(data_root, tmp_path):
     assert torch.equal(half["model"][frozen], resumed["model"][frozen])
 
     model_file = tmp_path / "model_final.pth"
-    result = run(data_root, tmp_path, "--eval-only", opts=["MODEL.WEIGHTS", model_file])
+    # The pooling as released command lines give it.
+    opts = ["MODEL.WEIGHTS", model_file, "MODEL.SEM_SEG_HEAD.POOLING_SIZES", "[1,1]"]
+    result = run(data_root, tmp_path, "--eval-only", opts=opts)
+    assert "nothing reads" not in result.stdout
     found = json.loads(
         (tmp_path / "inference/shapes_val_seen_sem_seg/shapes_val_seen_sem_seg.json").read_text()
     )
@@ -105,12 +118,15 @@ def test_two_processes_train_and_evaluate_as_one(data_root, tmp_path, launcher):
     torchrun += ["--rdzv-backend", "c10d", "--rdzv-endpoint", address]
     two = tmp_path / "two"
     two.mkdir()
-    opts = ["SOLVER.MAX_ITER", 1, "TEST.EVAL_PERIOD", 1, "SEED", 1]
+    opts = ["SOLVER.MAX_ITER", 1, "TEST.EVAL_PERIOD", 1, "SEED", 1, "MODEL.BACKBONE.FREEZE_AT", 2]
     if launcher == "torchrun":
         result = run(data_root, two, opts=opts, command=torchrun)
     else:
         result = run(data_root, two, *spawn, opts=opts)
     assert "World size: 2" in result.stdout
+    assert (
+        result.stdout.count("keys that nothing reads, remove them: MODEL.BACKBONE.FREEZE_AT") == 1
+    )
 
     # One process on the same weights: the counts of two processes add up to its own.
     one = tmp_path / "one"
@@ -128,6 +144,8 @@ def test_two_processes_train_and_evaluate_as_one(data_root, tmp_path, launcher):
         (["DATASETS.TEST", ("no_such_set",)], ["no_such_set"]),
         (["MODEL.SEM_SEG_HEAD.TEST_CLASS_JSON", "few.txt"], ["few.txt", "2 classes", "has 92"]),
         (["MODEL.CLIP.NAME", "no_such_clip"], ["no_such_clip", "MODEL.CLIP.NAME"]),
+        (["MODEL.AUTOCAST", "bfloat16"], ["MODEL.AUTOCAST was renamed to TEST.PRECISION"]),
+        (["MODEL.SEM_SEG_HEAD.POOLING_SIZES", [2, 2]], ['pass TEST.POOLING_SIZES "[2, 2]"']),
     ],
 )
 def test_what_is_wrong_is_one_sentence(data_root, tmp_path, opts, fragments):
@@ -156,3 +174,75 @@ def test_one_seed_gives_one_model(data_root, tmp_path):
     assert first["model"].keys() == second["model"].keys()
     for key, value in first["model"].items():
         assert torch.equal(value, second["model"][key]), key
+
+
+def test_the_parser_has_the_options_of_detectron2():
+    ours, theirs = train_net.argument_parser(), default_argument_parser()
+    line = ["--config", "a.yaml", "--num-gpus", "2", "--eval-only", "TEST.TOPK", "3", "--resume"]
+    assert vars(ours.parse_args(line)) | {"dist_url": ""} == vars(theirs.parse_args(line)) | {
+        "dist_url": ""
+    }
+    assert vars(ours.parse_args([])) | {"dist_url": ""} == vars(theirs.parse_args([])) | {
+        "dist_url": ""
+    }
+
+
+def test_help_needs_neither_torch_nor_detectron2(tmp_path):
+    for name in ("torch", "detectron2"):
+        (tmp_path / f"{name}.py").write_text("raise ImportError('this must not be imported')")
+    result = subprocess.run(
+        [sys.executable, ROOT / "train_net.py", "--help"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "--eval-only" in result.stdout and "docs/config.md" in result.stdout
+
+
+POOLING = "MODEL.SEM_SEG_HEAD.POOLING_SIZES"
+
+
+@pytest.mark.parametrize(
+    "line, used",
+    [
+        (["--eval-only", POOLING, "[1,1]"], [1, 1]),
+        (["--eval-only", POOLING, "[2, 2]", "TEST.POOLING_SIZES", "[4, 4]"], [4, 4]),
+        (["--eval-only"], [1, 1]),
+        ([POOLING, "[4, 4]"], [1, 1]),  # training
+    ],
+)
+def test_the_pooling_of_an_evaluation(line, used):
+    args = train_net.argument_parser().parse_args(["--config-file", "Base-SED.yaml", *line])
+    assert train_net.get_cfg(args).TEST.POOLING_SIZES == used
+
+
+def test_an_evaluation_accepts_the_training_pooling_of_a_file(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("MODEL:\n  SEM_SEG_HEAD:\n    POOLING_SIZES: [4, 4]\nVERSION: 2\n")
+    args = train_net.argument_parser().parse_args(["--eval-only", "--config-file", str(path)])
+    assert train_net.get_cfg(args).TEST.POOLING_SIZES == [1, 1]
+
+
+def test_training_and_evaluation_read_the_keys_that_the_config_lists(data_root, tmp_path):
+    """The keys read by real runs are those that no warning names, and no others."""
+    variant = ["SOLVER.LR_SCHEDULER_NAME", "WarmupMultiStepLR"]
+    variant += ["TEST.AUG.ENABLED", True, "TEST.SLIDING.ENABLED", True]
+    read = set()
+    for i, opts in enumerate([[], variant]):
+        recorded = tmp_path / f"keys_{i}.txt"
+        run(
+            data_root,
+            tmp_path,
+            command=(sys.executable, ROOT / "tests" / "record_keys.py"),
+            environment={"RECORDED_KEYS": str(recorded)},
+            opts=["SOLVER.MAX_ITER", 1, *opts],
+        )
+        read |= set(recorded.read_text().splitlines())
+    # Detectron2 reads these from the YAML text, which a config cannot record.
+    read |= {"CUDNN_BENCHMARK", "SEED", "VERSION"}
+    # Detectron2 0.6 does not have these.
+    later = {"DATALOADER.RANDOM_SUBSET_RATIO", "FLOAT32_PRECISION", "SOLVER.BASE_LR_END"}
+    later |= {"SOLVER.NUM_DECAYS", "SOLVER.RESCALE_INTERVAL"}
+    assert read - later == read_keys("SEDHead") - later

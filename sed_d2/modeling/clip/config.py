@@ -9,7 +9,8 @@ def add_clip_config(cfg: CN) -> None:
     # The open_clip model. The widths of its image tower set those of the decoder's inputs.
     cfg.MODEL.CLIP.NAME = "convnext_base_w_320"
     # The weights of CLIP: an open_clip tag (downloaded once), a weight file of this model, or ""
-    # for random weights. "" is right when MODEL.WEIGHTS holds a full checkpoint.
+    # for random weights. With MODEL.WEIGHTS and MODEL.WEIGHTS_STRICT a tag is not downloaded, since
+    # the checkpoint has CLIP's weights.
     cfg.MODEL.CLIP.PRETRAINED = ""
     # The side of the square to which inference resizes images; a multiple of 32.
     cfg.MODEL.CLIP.RESOLUTION = 768
