@@ -138,7 +138,7 @@ def main(args: argparse.Namespace) -> Any:
         return trainer.train()
     if not cfg.MODEL.WEIGHTS and not args.resume:
         logging.getLogger("sed_d2").warning(
-            "The weights are random: name a checkpoint by MODEL.WEIGHTS"
+            "The weights are random: pass MODEL.WEIGHTS to load a checkpoint"
         )
     model = Trainer.build_model(cfg)
     SEDCheckpointer(model, cfg.OUTPUT_DIR, strict=cfg.MODEL.WEIGHTS_STRICT).resume_or_load(

@@ -126,7 +126,13 @@ def get_sed_cfg(config_file: str | Path = "", opts: Sequence[Any] = ()) -> CN:
     Args:
         config_file: a file, or the name of a shipped config such as "convnextB_768.yaml".
         opts: ``[key, value, key, value, ...]``.
+
+    Raises:
+        ValueError: the file or a pair has a key of an earlier version.
     """
+    for key in (*_file_values(config_file), *opts[::2]):
+        if key in RENAMED:
+            raise ValueError(f"config key {key} was renamed: use {RENAMED[key]} instead")
     cfg = get_cfg()
     add_sed_config(cfg)
     cfg.MODEL.DEVICE = best_device()
@@ -144,7 +150,7 @@ def unread_keys(config_file: str | Path = "", opts: Sequence[Any] = ()) -> list[
     default counts as set.
     """
     cfg = get_sed_cfg(config_file, opts)
-    given = flatten(CN.load_yaml_with_base(find_config(config_file))) if config_file else {}
+    given = _file_values(config_file)
     if given.keys() >= flatten(get_cfg()).keys():
         # YAML has no tuples, so the defaults make the same way through it.
         defaults = flatten(yaml.safe_load(get_sed_cfg().dump()))
@@ -184,6 +190,11 @@ def flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             values[f"{prefix}{key}"] = value
     return values
+
+
+def _file_values(config_file: str | Path) -> dict[str, Any]:
+    """Return the values that a YAML file and its ``_BASE_`` set, by their full keys."""
+    return flatten(CN.load_yaml_with_base(find_config(config_file))) if config_file else {}
 
 
 def find_config(config_file: str | Path) -> str:

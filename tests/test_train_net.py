@@ -144,7 +144,7 @@ def test_two_processes_train_and_evaluate_as_one(data_root, tmp_path, launcher):
         (["DATASETS.TEST", ("no_such_set",)], ["no_such_set"]),
         (["MODEL.SEM_SEG_HEAD.TEST_CLASS_JSON", "few.txt"], ["few.txt", "2 classes", "has 92"]),
         (["MODEL.CLIP.NAME", "no_such_clip"], ["no_such_clip", "MODEL.CLIP.NAME"]),
-        (["MODEL.AUTOCAST", "bfloat16"], ["MODEL.AUTOCAST was renamed to TEST.PRECISION"]),
+        (["MODEL.AUTOCAST", "bfloat16"], ["MODEL.AUTOCAST", "use TEST.PRECISION"]),
         (["MODEL.SEM_SEG_HEAD.POOLING_SIZES", [2, 2]], ['pass TEST.POOLING_SIZES "[2, 2]"']),
     ],
 )
