@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Make a tiny data set of one's own, with masks and descriptions, to try the commands on."""
+"""Make a tiny data set with masks and descriptions, as an example of your own data."""
 
 import argparse
 from pathlib import Path
@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from sed_d2.cli.errors import one_sentence
-from sed_d2.data import data_root
+from sed_d2.paths import data_root
 
 CLASSES = ("grass, lawn", "red ball", "blue box")
 IGNORE_LABEL = 255
@@ -23,7 +23,7 @@ ignore_label: 255
 
 
 def draw(rng: np.random.Generator) -> tuple[Image.Image, Image.Image]:
-    """A picture of a ball and a box on grass, and its mask; the box has an ignored border."""
+    """Draw a ball and a box on grass, and the mask; the border of the box is ignored."""
     noise = rng.normal(0, 12, (SIZE, SIZE, 1))
     image = Image.fromarray(np.clip((70, 140, 60) + noise, 0, 255).astype(np.uint8))
     mask = Image.new("L", image.size, 0)
@@ -38,7 +38,7 @@ def draw(rng: np.random.Generator) -> tuple[Image.Image, Image.Image]:
 
 @one_sentence()
 def main() -> None:
-    """Write the pictures, the masks, the class list and a description of each split."""
+    """Write the images, the masks, the class list and a description of each split."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=data_root() / "example", help="%(default)s")
     folder = parser.parse_args().output

@@ -1,4 +1,4 @@
-"""The class names a model is asked for: synonyms, where they came from, and checks on them."""
+"""Vocabularies: the class names that a model labels pixels with, and their synonyms."""
 
 from __future__ import annotations
 
@@ -8,22 +8,24 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
+from typing import Any, overload
 
+#: Between the synonyms of a class in the released form of a name, such as "windowpane, window".
 SYNONYM_SEPARATOR = ", "
 
 
 @dataclass(frozen=True)
-class Vocabulary(Sequence):
-    """An ordered list of classes, each with one or more synonyms.
+class Vocabulary(Sequence[tuple[str, ...]]):
+    """Ordered list of classes, each with one or more synonyms.
 
     Attributes:
-        classes: the synonyms of each class; ``classes[i][0]`` is the name shown for class i.
-        source: where the names came from (a file, a data set); only used in error messages and
-            not part of equality or of the hash, so equal vocabularies share cached embeddings.
+        classes: the synonyms of each class; ``classes[i][0]`` is the displayed name of class i.
+        source: the origin of the names (a file, a data set) for error messages. Equality and hash
+            ignore it, so equal vocabularies share cached embeddings.
 
     Raises:
         ValueError: there is no class, a name is empty, or two classes have the same synonyms.
-            Names are compared without regard to case and order: CLIP embeds such classes alike.
+            The comparison ignores case and order, because CLIP embeds such classes alike.
     """
 
     classes: tuple[tuple[str, ...], ...]
@@ -49,20 +51,28 @@ class Vocabulary(Sequence):
     def __len__(self) -> int:
         return len(self.classes)
 
-    def __getitem__(self, index):
+    @overload
+    def __getitem__(self, index: int) -> tuple[str, ...]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> tuple[tuple[str, ...], ...]: ...
+
+    def __getitem__(self, index: int | slice) -> tuple[str, ...] | tuple[tuple[str, ...], ...]:
         return self.classes[index]
 
     @property
     def names(self) -> tuple[str, ...]:
-        """One string a class in the released form: synonyms joined with ``", "``."""
+        """One string per class in the released form: the synonyms joined with ``", "``."""
         return tuple(SYNONYM_SEPARATOR.join(synonyms) for synonyms in self.classes)
 
     @classmethod
     def from_names(cls, names: Iterable[str], source: str = "the caller") -> Vocabulary:
-        """Make a vocabulary of released-form names: ``"windowpane, window"`` is two synonyms.
+        """Make a vocabulary from names in the released form.
+
+        ``"windowpane, window"`` is one class with two synonyms.
 
         Raises:
-            ValueError: ``names`` is one string or holds something else than text; see the class.
+            ValueError: ``names`` is one string, or an item is not a string; see also the class.
         """
         if isinstance(names, str):
             raise ValueError(f"The class names of {source} are one string; give a list of names.")
@@ -74,9 +84,9 @@ class Vocabulary(Sequence):
 
     @classmethod
     def parse(cls, text: str) -> Vocabulary:
-        """Read what a user typed: an existing file's path, or ``"cat, windowpane|window, sky"``.
+        """Parse the path of an existing file, or names such as ``"cat, windowpane|window, sky"``.
 
-        A comma ends a class, ``|`` separates its synonyms.
+        Commas separate classes and ``|`` separates the synonyms of a class.
 
         Raises:
             ValueError: see the class and :meth:`from_file`.
@@ -87,7 +97,7 @@ class Vocabulary(Sequence):
             raise ValueError(
                 f"The class file {text.strip()} does not exist; give an existing file or names."
             )
-        classes = (part.split("|") for part in text.split(",")) if text.strip() else ()
+        classes = (synonyms.split("|") for synonyms in text.split(",")) if text.strip() else ()
         return cls(
             tuple(tuple(name.strip() for name in synonyms) for synonyms in classes),
             "the given class names",
@@ -97,13 +107,13 @@ class Vocabulary(Sequence):
     def from_file(cls, path: str | Path) -> Vocabulary:
         """Read a class file.
 
-        ``.json``: a list of released-form names, or ``{"classes": [{"names": [...]}, ...]}``;
-        anything else: text with one class a line, its synonyms separated by commas or ``|``
-        (empty lines are skipped).
+        A ``.json`` file has a list of names in the released form, or
+        ``{"classes": [{"names": [...]}, ...]}``. Any other file is text with one class per line;
+        commas or ``|`` separate synonyms, and empty lines are skipped.
 
         Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: it is not in one of these forms, or see the class.
+            FileNotFoundError: the file does not exist.
+            ValueError: the file has another form; see also the class.
         """
         path = Path(path)
         if not path.is_file():
@@ -122,19 +132,33 @@ class Vocabulary(Sequence):
 
     @classmethod
     def builtin(cls, name: str) -> Vocabulary:
-        """The vocabulary of a benchmark, such as ``"ade20k_150"``.
+        """Return the vocabulary of a benchmark, such as ``"ade20k_150"``.
 
         Raises:
-            ValueError: there is no such vocabulary; the message lists those there are.
+            ValueError: the name is unknown; the message lists the known ones.
         """
         return cls._from_json(_builtin_content(name), name)
 
+    @staticmethod
+    def builtin_raw_ids(name: str) -> tuple[int, ...]:
+        """Return the value of each class of a built-in vocabulary in the original annotation.
+
+        Raises:
+            ValueError: the name is unknown, or the vocabulary has no such values.
+        """
+        try:
+            return tuple(entry["raw_id"] for entry in _builtin_content(name)["classes"])
+        except KeyError as error:
+            raise ValueError(
+                f"The vocabulary {name!r} has no raw ids; use its base data set."
+            ) from error
+
     @classmethod
     def of(cls, value: Vocabulary | str | Iterable[str]) -> Vocabulary:
-        """Make a vocabulary of any form that callers use.
+        """Convert any form of a class list to a vocabulary.
 
         Args:
-            value: a vocabulary, a text for :meth:`parse`, or names in released form.
+            value: a vocabulary, a string for :meth:`parse`, or names for :meth:`from_names`.
 
         Raises:
             FileNotFoundError, ValueError: see :meth:`parse` and :meth:`from_names`.
@@ -145,12 +169,12 @@ class Vocabulary(Sequence):
 
     @classmethod
     def of_dataset(cls, name: str) -> Vocabulary:
-        """The names to ask for on a registered data set.
+        """Return the names that a model is given on a registered data set.
 
-        These are the ``vocabulary`` of its metadata if that is there, else its ``stuff_classes``.
+        They are the ``vocabulary`` of its metadata, or its ``stuff_classes`` without one.
 
         Raises:
-            ValueError: the metadata has neither, or see the class.
+            ValueError: the metadata has neither; see also the class.
         """
         from detectron2.data import MetadataCatalog
 
@@ -164,7 +188,7 @@ class Vocabulary(Sequence):
 
     @classmethod
     def of_any(cls, dataset_names: Iterable[str], class_file: str = "") -> Vocabulary | None:
-        """The classes of a file, else of the first data set that has names, else None.
+        """Return the classes of a file, else of the first data set with names, else None.
 
         Raises:
             FileNotFoundError, ValueError: see :meth:`from_file`.
@@ -179,11 +203,11 @@ class Vocabulary(Sequence):
         return None
 
     @classmethod
-    def _from_json(cls, content: object, source: str) -> Vocabulary:
+    def _from_json(cls, content: Any, source: str) -> Vocabulary:
         try:
             lists = [entry["names"] for entry in content["classes"]]
             if not all(isinstance(name, str) for names in lists for name in names):
-                raise TypeError("a name is not text")
+                raise TypeError("a name is not a string")
             if any(isinstance(names, str) for names in lists):
                 raise TypeError("the names of a class are not a list")
         except (TypeError, KeyError) as error:
@@ -193,25 +217,11 @@ class Vocabulary(Sequence):
         return cls(tuple(map(tuple, lists)), source)
 
 
-def builtin_raw_ids(name: str) -> tuple[int, ...]:
-    """The value that the data set's own annotation uses for each class of a built-in vocabulary.
-
-    Raises:
-        ValueError: there is no such vocabulary, or it has no such values.
-    """
-    try:
-        return tuple(entry["raw_id"] for entry in _builtin_content(name)["classes"])
-    except KeyError as error:
-        raise ValueError(
-            f"The vocabulary {name!r} has no raw ids; use its base data set."
-        ) from error
-
-
-def _builtin_content(name: str) -> dict:
+def _builtin_content(name: str) -> dict[str, Any]:
     folder = resources.files(__package__) / "data" / "vocabularies"
     file = folder / f"{name}.json"
     if not file.is_file():
-        known = ", ".join(sorted(entry.name[:-5] for entry in folder.iterdir()))
+        known = ", ".join(sorted(entry.name.removesuffix(".json") for entry in folder.iterdir()))
         raise ValueError(f"There is no built-in vocabulary {name!r}; choose one of {known}.")
     return json.loads(file.read_text(encoding="utf-8"))
 
@@ -219,5 +229,5 @@ def _builtin_content(name: str) -> dict:
 def _is_file(text: str) -> bool:
     try:
         return Path(text).is_file()
-    except (OSError, ValueError):  # a long list of names is no valid path on every system
+    except (OSError, ValueError):  # a long list of names is not a valid path on every system
         return False

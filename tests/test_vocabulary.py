@@ -6,7 +6,7 @@ import json
 import pytest
 from detectron2.data import MetadataCatalog
 
-from sed_d2.vocabulary import Vocabulary, builtin_raw_ids
+from sed_d2.vocabulary import Vocabulary
 
 
 def test_synonyms_are_split_and_joined_in_the_released_form():
@@ -21,6 +21,43 @@ def test_equality_and_hash_ignore_the_source():
     one = Vocabulary.from_names(["cat"], "a file")
     other = Vocabulary.from_names(["cat"], "a data set")
     assert one == other and hash(one) == hash(other)
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["cat, windowpane|window", ["cat", "windowpane, window"], iter(("cat", "windowpane, window"))],
+)
+def test_of_takes_text_and_names(value):
+    assert Vocabulary.of(value).classes == (("cat",), ("windowpane", "window"))
+
+
+def test_of_returns_a_vocabulary_itself():
+    vocabulary = Vocabulary.from_names(["cat"])
+    assert Vocabulary.of(vocabulary) is vocabulary
+
+
+def test_of_takes_the_path_of_a_class_file(tmp_path):
+    path = tmp_path / "classes.txt"
+    path.write_text("cat\nsky\n")
+    assert Vocabulary.of(str(path)).names == ("cat", "sky")
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("", "No class names"),
+        ([], "No class names"),
+        (["cat", 7], "7 of the caller is not text"),
+        ("gone.txt", "gone.txt does not exist"),
+    ],
+)
+def test_of_refuses_wrong_values(value, message):
+    with pytest.raises(ValueError, match=message):
+        Vocabulary.of(value)
+
+
+def test_a_slice_is_a_tuple_of_classes():
+    assert Vocabulary.from_names(["cat", "dog", "sky"])[1:] == (("dog",), ("sky",))
 
 
 def test_parse_takes_a_command_line_list():
@@ -91,7 +128,7 @@ def test_a_malformed_class_file_is_named(tmp_path, text):
 @pytest.mark.parametrize(
     ("name", "count", "first", "last", "digest"),
     [
-        # digests of the names and raw ids that the benchmarks' annotations define
+        # The digest is of the names and raw ids in the benchmarks' annotations.
         ("coco_stuff_171", 171, "person", "wood", "4eb02aafb44428fc"),
         ("ade20k_150", 150, "wall", "flag", "96dd6c341d89dfba"),
         ("ade20k_847", 847, "wall", "adding machine, totalizer, totaliser", "b6f207916f5df9ff"),
@@ -102,7 +139,7 @@ def test_a_malformed_class_file_is_named(tmp_path, text):
 )
 def test_builtin_vocabularies(name, count, first, last, digest):
     vocabulary = Vocabulary.builtin(name)
-    ids = builtin_raw_ids(name)
+    ids = Vocabulary.builtin_raw_ids(name)
     assert len(vocabulary) == len(ids) == len(set(ids)) == count
     assert (vocabulary.names[0], vocabulary.names[-1]) == (first, last)
     content = json.dumps([vocabulary.names, ids]).encode()
@@ -110,17 +147,17 @@ def test_builtin_vocabularies(name, count, first, last, digest):
 
 
 def test_raw_ids_keep_the_gaps_of_coco_stuff():
-    unused = set(range(182)) - set(builtin_raw_ids("coco_stuff_171"))
+    unused = set(range(182)) - set(Vocabulary.builtin_raw_ids("coco_stuff_171"))
     assert unused == {11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90}
 
 
-def test_voc_with_background_asks_for_the_classes_of_voc_first():
+def test_voc_with_background_lists_the_classes_of_voc_first():
     names = Vocabulary.builtin("pascal_voc_20_background").names
     assert hashlib.sha256(json.dumps([names, None]).encode()).hexdigest()[:16] == "150a62542222f5a0"
     assert names[:20] == Vocabulary.builtin("pascal_voc_20").names
     assert set(names) == set(Vocabulary.builtin("pascal_context_59").names)
     with pytest.raises(ValueError, match="pascal_voc_20_background"):
-        builtin_raw_ids("pascal_voc_20_background")
+        Vocabulary.builtin_raw_ids("pascal_voc_20_background")
 
 
 def test_an_unknown_builtin_lists_the_known_ones():

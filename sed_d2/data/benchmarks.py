@@ -1,39 +1,42 @@
-"""The benchmarks: one table of splits and one loop that registers them with Detectron2.
+"""Table of the benchmarks' splits, and their registration with Detectron2.
 
-Names, folders and ignored values are those of the released implementation of SED.
+Names, folders and ignored values are the same as in the released implementation of SED.
 """
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from ..paths import data_root
 from ..vocabulary import Vocabulary
+from .files import stems_in
 
 
 @dataclass(frozen=True)
 class Split:
-    """One registered split.
+    """Split of a data set.
 
     Attributes:
         name: the name in Detectron2's catalogs.
-        images: the folder of the images, under :func:`data_root` where it is relative.
-        labels: the folder of the label files likewise; files are matched by their stem.
-        ignore_label: the label value that is neither trained nor evaluated; no class's value.
-        vocabulary: the names that the model is asked for.
-        mend: what to do about a missing file, the end of an error's sentence.
-        label_suffix: ``.png``, or ``.tif`` for the benchmarks' 16-bit labels.
-        image_suffix: likewise.
+        images: the folder of the images, relative to :func:`data_root` or absolute.
+        labels: the folder of the label files, likewise. A label file and its image have the same
+            stem.
+        ignore_label: the label value of pixels that training and evaluation ignore; no class has
+            this value.
+        vocabulary: the class names that the model is given.
+        how_to_fix: the end of an error message about a missing file.
+        label_suffix: ``.png``, or ``.tif`` for 16-bit labels.
+        image_suffix: the suffix of the image files.
         count: the number of label files of a complete preparation, if it is known.
-        evaluated: the classes that are evaluated, if they are others; every further name of
-            ``vocabulary`` then counts as a last class, "background".
+        evaluated: the evaluated classes, if they differ from ``vocabulary``. Every further name of
+            ``vocabulary`` counts as a last class, "background".
 
     Raises:
-        ValueError: ``ignore_label`` is a class's value.
+        ValueError: ``ignore_label`` is the value of a class.
     """
 
     name: str
@@ -41,7 +44,7 @@ class Split:
     labels: str
     ignore_label: int
     vocabulary: Vocabulary
-    mend: str
+    how_to_fix: str
     label_suffix: str = ".png"
     image_suffix: str = ".jpg"
     count: int | None = None
@@ -51,25 +54,25 @@ class Split:
         classes = len(self.stuff_classes)
         if self.ignore_label < classes:
             raise ValueError(
-                f"The ignored value {self.ignore_label} of the data set {self.name!r} is one of "
-                f"its classes' values, 0 to {classes - 1}; choose a value from {classes} on."
+                f"The ignored value {self.ignore_label} of the data set {self.name!r} is the value "
+                f"of a class (0 to {classes - 1}); choose {classes} or a larger value."
             )
 
     @property
     def stuff_classes(self) -> list[str]:
-        """The names of the classes that are evaluated, in the order of the label values."""
+        """Names of the evaluated classes in the order of their label values."""
         if self.evaluated is None:
             return list(self.vocabulary.names)
         return [*self.evaluated.names, "background"]
 
     @property
     def image_folder(self) -> Path:
-        """The folder of the images, by what DETECTRON2_DATASETS is now."""
+        """Folder of the images under the present value of DETECTRON2_DATASETS."""
         return data_root() / self.images
 
     @property
     def label_folder(self) -> Path:
-        """The folder of the label files, by what DETECTRON2_DATASETS is now."""
+        """Folder of the label files under the present value of DETECTRON2_DATASETS."""
         return data_root() / self.labels
 
 
@@ -81,7 +84,8 @@ def _benchmark(
     vocabulary: str,
     count: int,
     script: str,
-    **others,
+    label_suffix: str = ".png",
+    evaluated: Vocabulary | None = None,
 ) -> Split:
     return Split(
         name,
@@ -91,8 +95,9 @@ def _benchmark(
         Vocabulary.builtin(vocabulary),
         "set the variable DETECTRON2_DATASETS to the folder of the data sets and run "
         f"'python datasets/{script}'",
+        label_suffix,
         count=count,
-        **others,
+        evaluated=evaluated,
     )
 
 
@@ -102,7 +107,8 @@ _ADE_FULL = "ADE20K_2021_17_01"
 _VOC_2010 = "VOCdevkit/VOC2010"
 _VOC_2012 = "VOCdevkit/VOC2012"
 
-# name; images; labels; ignored value; vocabulary; number of labels; script that prepares it
+#: The columns are name, images, labels, ignored value, vocabulary, number of labels and the script
+#: that prepares the labels.
 SPLITS: tuple[Split, ...] = (
     _benchmark(
         "coco_2017_train_stuff_all_sem_seg",
@@ -149,81 +155,54 @@ SPLITS: tuple[Split, ...] = (
 )  # fmt: skip
 
 
-def data_root() -> Path:
-    """The folder that holds the data sets: ``DETECTRON2_DATASETS``, by default ``datasets``."""
-    return Path(os.getenv("DETECTRON2_DATASETS", "datasets")).expanduser()
-
-
-def load_pairs(
-    images: Path, labels: Path, label_suffix: str, image_suffix: str, mend: str
-) -> list[dict[str, str]]:
-    """List the images that have a label file, matched by stem and sorted by it.
-
-    Args:
-        images: the folder of the images.
-        labels: the folder of the label files.
-        label_suffix: such as ``.png``; other files of the folder are left out.
-        image_suffix: such as ``.jpg``.
-        mend: what to do about a missing folder or file, the end of the error's sentence.
+def load_split(split: Split) -> list[dict[str, str]]:
+    """List the images of a split that have a label file, sorted by their stem.
 
     Returns:
         Detectron2 records with ``file_name`` and ``sem_seg_file_name``.
 
     Raises:
-        FileNotFoundError: a folder is missing, has no label file, or a label has no image.
+        FileNotFoundError: a folder does not exist, there is no label file, or a label file has no
+            image.
     """
+    images, labels = split.image_folder, split.label_folder
     for folder in (labels, images):
         if not folder.is_dir():
-            raise FileNotFoundError(f"The data folder {folder} does not exist; {mend}.")
-    # One listing a folder: asking for each of 118,000 files is slow on a network file system.
-    stems = sorted(stems_in(labels, label_suffix))
-    missing = sorted(set(stems) - stems_in(images, image_suffix))
+            raise FileNotFoundError(f"The data folder {folder} does not exist; {split.how_to_fix}.")
+    # One listing per folder, because 118,000 calls of stat are slow on a network file system.
+    stems = sorted(stems_in(labels, split.label_suffix))
+    missing = sorted(set(stems) - stems_in(images, split.image_suffix))
     if not stems:
-        raise FileNotFoundError(f"The data folder {labels} has no {label_suffix} file; {mend}.")
+        raise FileNotFoundError(
+            f"The data folder {labels} has no {split.label_suffix} file; {split.how_to_fix}."
+        )
     if missing:
         raise FileNotFoundError(
-            f"The image {images / (missing[0] + image_suffix)} of a label file in {labels} does "
-            f"not exist ({len(missing)} such images); {mend}."
+            f"The image {images / (missing[0] + split.image_suffix)} of a label file in {labels} "
+            f"does not exist ({len(missing)} such images); {split.how_to_fix}."
         )
     return [
         {
-            "file_name": str(images / (stem + image_suffix)),
-            "sem_seg_file_name": str(labels / (stem + label_suffix)),
+            "file_name": str(images / (stem + split.image_suffix)),
+            "sem_seg_file_name": str(labels / (stem + split.label_suffix)),
         }
         for stem in stems
     ]
 
 
-def stems_in(folder: Path, suffix: str) -> set[str]:
-    """The names, without ``suffix``, of the files in ``folder`` that end with it."""
-    return {
-        name[: -len(suffix)]
-        for name in os.listdir(folder)
-        if name.endswith(suffix) and not name.startswith(".")
-    }
-
-
-def load_split(split: Split) -> list[dict[str, str]]:
-    """The Detectron2 records of a split; errors as in :func:`load_pairs`."""
-    return load_pairs(
-        split.image_folder, split.label_folder, split.label_suffix, split.image_suffix, split.mend
-    )
-
-
 def register(split: Split) -> None:
-    """Register a split; its folders are looked at when Detectron2 asks for its images.
+    """Register a split with Detectron2; a second call with the same split does nothing.
 
-    The split itself is in the metadata, as ``split``. Registering the same split again does
-    nothing.
+    Its metadata has the split itself as ``split``. Its folders are read when Detectron2 loads it.
 
     Raises:
-        ValueError: another split has this name.
+        ValueError: another data set has this name.
     """
     metadata = MetadataCatalog.get(split.name)
     if split.name in DatasetCatalog.list():
         if metadata.get("split") == split:
             return
-        raise ValueError(f"There is a data set {split.name!r} already; choose another name.")
+        raise ValueError(f"There already is a data set {split.name!r}; choose another name.")
     DatasetCatalog.register(split.name, partial(load_split, split))
     metadata.set(
         split=split,

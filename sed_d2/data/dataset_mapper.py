@@ -1,10 +1,12 @@
-"""From a Detectron2 record to the tensors that the model is trained with and evaluated on."""
+"""Dataset mappers: from a Detectron2 record to the tensors for training and evaluation."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
 from detectron2.projects.point_rend import ColorAugSSDTransform
@@ -12,14 +14,16 @@ from torch.nn import functional as F
 
 from .files import check_labels, read_image, read_labels
 
-IMAGE_PADDING = 128  # mid-grey, as in the released training
+#: The value of padded pixels, mid-grey as in the released training.
+IMAGE_PADDING = 128
 
 
 class SemSegTrainMapper:
-    """Read, augment and pad an image and its labels for training (paper, section 4).
+    """Mapper that reads, augments and pads an image and its labels (paper, section 4).
 
-    Resize the short side, crop so that no class fills more than a given part, colour augmentation
-    of SSD, random flip; then pad the image with 128 and the labels with the ignored value.
+    The augmentations are: resizing of the shorter side, a random crop in which no class covers more
+    than a given share, SSD's colour augmentation, and a random flip. Then the image is padded with
+    128 and the labels with the ignored value.
     """
 
     @configurable
@@ -31,14 +35,14 @@ class SemSegTrainMapper:
         num_classes: int,
         ignore_label: int,
         pad_to: tuple[int, int] | None = None,
-    ):
+    ) -> None:
         """
         Args:
-            augmentations: applied in order, to image and labels alike.
-            image_format: channel order of the images, "RGB" or "BGR".
+            augmentations: applied in order to image and labels.
+            image_format: the channel order of the images, "RGB" or "BGR".
             num_classes: label values are 0..num_classes-1 or ``ignore_label``.
-            ignore_label: the label value that is not trained.
-            pad_to: least (height, width) of what comes out; None: no padding.
+            ignore_label: the label value that training ignores.
+            pad_to: the smallest (height, width) of the result; None disables padding.
         """
         self.augmentations = T.AugmentationList(augmentations)
         self.image_format = image_format
@@ -47,8 +51,12 @@ class SemSegTrainMapper:
         self.pad_to = pad_to
 
     @classmethod
-    def from_config(cls, cfg, is_train: bool = True) -> dict:
-        """The arguments for ``cfg.DATASETS.TRAIN``; ``is_train`` is Detectron2's convention.
+    def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
+        """Return the arguments for ``cfg.DATASETS.TRAIN``.
+
+        Args:
+            cfg: the whole config.
+            is_train: unused; Detectron2 passes it.
 
         Raises:
             ValueError: the data sets differ in their classes or their ignored value.
@@ -88,47 +96,51 @@ class SemSegTrainMapper:
             "image_format": cfg.INPUT.FORMAT,
             "num_classes": len(metadata.stuff_classes),
             "ignore_label": metadata.ignore_label,
-            # only an absolute crop size is a number of pixels that an image may fall short of
+            # An absolute crop can be larger than the image.
             "pad_to": tuple(crop.SIZE) if crop.ENABLED and crop.TYPE == "absolute" else None,
         }
 
-    def __call__(self, record: dict) -> dict:
-        """
+    def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
+        """Read and augment the image and the labels of a record.
+
         Args:
             record: ``file_name`` and ``sem_seg_file_name``.
 
         Returns:
-            the record with ``image``, (3, H, W) uint8, and ``sem_seg``, (H, W) int64.
+            The record with ``image``, (3, H, W) uint8, and ``sem_seg``, (H, W) int64.
 
         Raises:
-            FileNotFoundError, ValueError: a file is missing, cannot be read, has another size
-                than its partner, or a label value that is neither a class nor ignored.
+            FileNotFoundError: a file does not exist.
+            ValueError: a file cannot be read, image and labels differ in size, or a label value is
+                neither a class nor ignored.
         """
         record = dict(record)
-        image, labels = _read_pair(record, self.image_format, self.num_classes, self.ignore_label)
+        image, labels = _read_image_and_labels(
+            record, self.image_format, self.num_classes, self.ignore_label
+        )
         if labels.dtype != np.uint8:
-            # Detectron2 resizes other types than uint8 with torch, which wants floats here; 24
-            # bits of mantissa hold every 16-bit value exactly.
+            # Detectron2 resizes 16-bit arrays with torch, which needs floats; float32 represents
+            # every 16-bit integer exactly.
             labels = labels.astype(np.float32)
         augmented = T.AugInput(image, sem_seg=labels)
         self.augmentations(augmented)
 
-        image = torch.from_numpy(np.ascontiguousarray(augmented.image.transpose(2, 0, 1)))
-        labels = torch.from_numpy(augmented.sem_seg.astype(np.int64))
+        padded = _to_tensor(augmented.image)
+        target = torch.from_numpy(augmented.sem_seg.astype(np.int64))
         if self.pad_to is not None:
-            height, width = labels.shape
+            height, width = target.shape
             padding = (0, max(self.pad_to[1] - width, 0), 0, max(self.pad_to[0] - height, 0))
-            image = F.pad(image, padding, value=IMAGE_PADDING)
-            labels = F.pad(labels, padding, value=self.ignore_label)
-        record["image"] = image
-        record["sem_seg"] = labels
+            padded = F.pad(padded, padding, value=IMAGE_PADDING)
+            target = F.pad(target, padding, value=self.ignore_label)
+        record["image"] = padded
+        record["sem_seg"] = target
         return record
 
 
 class SemSegTestMapper:
-    """Read and resize an image for evaluation and read its labels as they are.
+    """Mapper that reads and resizes an image for evaluation, and reads its labels.
 
-    The data loader's workers so do the reading of the labels, too, while the model computes.
+    It runs in the workers of the data loader, so the labels are read while the model computes.
     """
 
     @configurable
@@ -139,13 +151,13 @@ class SemSegTestMapper:
         image_format: str,
         num_classes: int,
         ignore_label: int,
-    ):
+    ) -> None:
         """
         Args:
-            augmentations: applied in order to the image alone.
-            image_format: channel order of the images, "RGB" or "BGR".
+            augmentations: applied in order to the image, not to the labels.
+            image_format: the channel order of the images, "RGB" or "BGR".
             num_classes: label values are 0..num_classes-1 or ``ignore_label``.
-            ignore_label: the label value that is not evaluated.
+            ignore_label: the label value that evaluation ignores.
         """
         self.augmentations = T.AugmentationList(augmentations)
         self.image_format = image_format
@@ -153,8 +165,8 @@ class SemSegTestMapper:
         self.ignore_label = ignore_label
 
     @classmethod
-    def from_config(cls, cfg, dataset_name: str) -> dict:
-        """The arguments for one of ``cfg.DATASETS.TEST``."""
+    def from_config(cls, cfg: CfgNode, dataset_name: str) -> dict[str, Any]:
+        """Return the arguments for one of ``cfg.DATASETS.TEST``."""
         metadata = MetadataCatalog.get(dataset_name)
         return {
             "augmentations": [
@@ -165,30 +177,38 @@ class SemSegTestMapper:
             "ignore_label": metadata.ignore_label,
         }
 
-    def __call__(self, record: dict) -> dict:
-        """
+    def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
+        """Read the image and the labels of a record, and resize the image.
+
         Args:
             record: ``file_name`` and ``sem_seg_file_name``.
 
         Returns:
-            the record with ``image``, (3, H, W) uint8 after resizing, ``labels``, (height, width)
-            int32 as in the file, and ``height`` and ``width``, the size asked of the model.
+            The record with ``image``, (3, H, W) uint8 after resizing; ``labels``, (height, width)
+            int32 as in the file; ``height`` and ``width``, the size of the model's output.
 
         Raises:
-            FileNotFoundError, ValueError: see :class:`SemSegTrainMapper`.
+            FileNotFoundError, ValueError: see :meth:`SemSegTrainMapper.__call__`.
         """
         record = dict(record)
-        image, labels = _read_pair(record, self.image_format, self.num_classes, self.ignore_label)
+        image, labels = _read_image_and_labels(
+            record, self.image_format, self.num_classes, self.ignore_label
+        )
         record["height"], record["width"] = labels.shape
         record["labels"] = torch.from_numpy(labels.astype(np.int32))
         augmented = T.AugInput(image)
         self.augmentations(augmented)
-        record["image"] = torch.from_numpy(np.ascontiguousarray(augmented.image.transpose(2, 0, 1)))
+        record["image"] = _to_tensor(augmented.image)
         return record
 
 
-def _read_pair(
-    record: dict, image_format: str, num_classes: int, ignore_label: int
+def _to_tensor(image: np.ndarray) -> torch.Tensor:
+    """Convert an image (H, W, 3) to a tensor (3, H, W)."""
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+
+
+def _read_image_and_labels(
+    record: dict[str, Any], image_format: str, num_classes: int, ignore_label: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Read and check the image (H, W, 3) and the labels (H, W) of a record."""
     image = read_image(record["file_name"], image_format)

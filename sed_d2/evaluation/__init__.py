@@ -1,4 +1,4 @@
-"""Evaluation of semantic segmentation: confusion matrix, metrics, evaluator and result table."""
+"""Evaluation of semantic segmentation: confusion matrix, metrics, evaluator, table of results."""
 
 from .evaluator import SemSegEvaluator, build_evaluator
 from .metrics import ConfusionMatrix, segmentation_metrics

@@ -1,4 +1,4 @@
-"""Metrics of semantic segmentation: pure functions over a confusion matrix."""
+"""Confusion matrix and metrics of semantic segmentation."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import torch
 
 
 class ConfusionMatrix:
-    """Counts pixels by predicted and true class, on the device of the predictions.
+    """Pixel counts by predicted and true class, on the device of the predictions.
 
-    Memory is (T+1)² 8-byte integers, whatever the size and the number of the images.
+    Its memory is (T+1)² int64, independent of the size and the number of images.
     """
 
-    def __init__(self, num_classes: int):
+    def __init__(self, num_classes: int) -> None:
         """
         Args:
-            num_classes: T; predictions are 0..T-1, and labels of T or more are ignored.
+            num_classes: T; predictions are 0..T-1, and labels from T on are ignored.
         """
         self.num_classes = num_classes
         self._counts = torch.zeros((num_classes + 1) ** 2, dtype=torch.int64)
@@ -27,17 +27,17 @@ class ConfusionMatrix:
 
         Args:
             predictions: (H, W) integers in 0..T-1.
-            labels: (H, W) non-negative integers; the pixels of T or more are not evaluated.
+            labels: (H, W) non-negative integers; values from T on are ignored.
 
         Raises:
             ValueError: the sizes differ or a prediction is out of range.
         """
         if predictions.shape != labels.shape:
             raise ValueError(
-                f"The predictions are of size {tuple(predictions.shape)} but the labels of size "
-                f"{tuple(labels.shape)}; ask the model for the size of the labels."
+                f"The predictions have the size {tuple(predictions.shape)} but the labels have "
+                f"{tuple(labels.shape)}; set height and width of the record to those of the labels."
             )
-        if predictions.device.type != "cuda":  # not every other device adds 64-bit integers
+        if predictions.device.type != "cuda":  # not every other device can add int64
             predictions = predictions.cpu()
         lowest, highest = (int(value) for value in torch.aminmax(predictions))
         if lowest < 0 or highest >= self.num_classes:
@@ -46,44 +46,46 @@ class ConfusionMatrix:
                 "give the model the vocabulary of the data set."
             )
         self._counts = self._counts.to(predictions.device)
-        # Narrow types and adding in place: np.bincount over 64-bit indices takes twice as long.
+        # int32 and in-place addition take half the time of np.bincount with int64 indices.
         index = labels.to(predictions.device, torch.int32).clamp(max=self.num_classes)
         index.add_(predictions.int(), alpha=self.num_classes + 1)
         index = index.long().flatten()
         self._counts.scatter_add_(0, index, torch.ones_like(index))
 
     def numpy(self) -> np.ndarray:
-        """The counts as (T+1, T+1) int64: row predicted, column true, the last is ignored."""
+        """Return the counts, (T+1, T+1) int64: rows predicted, columns true, the last ignored."""
         size = self.num_classes + 1
         return self._counts.cpu().numpy().reshape(size, size)
 
 
 def segmentation_metrics(confusion: np.ndarray, class_names: Sequence[str]) -> dict[str, float]:
-    """The metrics of Detectron2's semantic evaluation, in percent.
+    """Compute the metrics of Detectron2's semantic evaluation, in percent.
 
-    Means are over the classes that occur in the labels, as in Detectron2's present version (0.6
-    also divides the mIoU by the classes that are only predicted).
+    Means are over the classes that occur in the labels, as in Detectron2's main branch. Version 0.6
+    also divides the mIoU by the classes that occur only in predictions.
 
     Args:
-        confusion: (T+1, T+1) pixel counts, row predicted, column true; the last row and column
-            are those of ignored pixels and do not count.
+        confusion: (T+1, T+1) pixel counts, rows predicted, columns true; the last row and column
+            are of ignored pixels and do not count.
         class_names: T names.
 
     Returns:
         ``mIoU``, ``fwIoU``, ``IoU-<class>``, ``mACC``, ``pACC``, ``ACC-<class>``; NaN for a class
-        that does not occur.
+        that does not occur in the labels.
 
     Raises:
-        ValueError: no pixel is labelled, or the number of names does not fit.
+        ValueError: no pixel is labelled, or the number of names is not T.
     """
     counts = confusion[:-1, :-1].astype(np.float64)
     if len(class_names) != len(counts):
-        raise ValueError(f"{len(class_names)} class names for {len(counts)} classes; give as many.")
+        raise ValueError(
+            f"{len(class_names)} class names for {len(counts)} classes; give one name per class."
+        )
     correct = counts.diagonal()
     labelled = counts.sum(axis=0)
     predicted = counts.sum(axis=1)
     if not labelled.any():
-        raise ValueError("No pixel of the data set is labelled; check its labels.")
+        raise ValueError("No pixel of the data set has a class; check its label files.")
     occurs = labelled > 0
     iou = np.full(len(counts), np.nan)
     accuracy = np.full(len(counts), np.nan)

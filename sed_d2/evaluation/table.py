@@ -1,4 +1,4 @@
-"""The table that an evaluation over several data sets ends with."""
+"""Table of the results of an evaluation over several data sets."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 from detectron2.data import MetadataCatalog
 from tabulate import tabulate
 
-from ..data.files import write_whole
+from ..data.files import write_text_whole
 
-# The paper's mIoU by CLIP model: with the full decoder, and with early rejection (k = 8).
+#: CLIP model -> data set -> the paper's mIoU with the full decoder and with early rejection.
 PAPER = {
     "convnext_base_w_320": {
         "ade20k_full_sem_seg_freq_val_all": (11.2, 11.4),
@@ -29,12 +29,13 @@ PAPER = {
         "voc_2012_test_sem_seg": (96.1, 96.1),
     },
 }
+#: The k of early rejection in the paper's table.
 PAPER_TOPK = 8
 
 
 @dataclass(frozen=True)
 class Row:
-    """The results on one data set, in percent; None where a figure does not exist."""
+    """Results on one data set, in percent; None for an unknown value."""
 
     dataset: str
     images: int
@@ -48,17 +49,17 @@ class Row:
 
 
 def paper_miou(dataset: str, clip_name: str, topk: int | None) -> float | None:
-    """The paper's mIoU, or None where it has none.
+    """Return the paper's mIoU, or None if the paper has none.
 
     Args:
         dataset: the registered name.
         clip_name: open_clip's name of the CLIP model.
-        topk: the classes that each pixel keeps in early rejection; None: the full decoder.
+        topk: the k of early rejection; None is the full decoder.
     """
     if topk not in (None, PAPER_TOPK):
         return None
-    figures = PAPER.get(clip_name, {}).get(dataset)
-    return None if figures is None else figures[topk is not None]
+    results = PAPER.get(clip_name, {}).get(dataset)
+    return None if results is None else results[topk is not None]
 
 
 def make_row(
@@ -68,27 +69,30 @@ def make_row(
     ms_per_image: float | None = None,
     paper: float | None = None,
 ) -> Row:
-    """The row of a data set.
+    """Make the row of a data set.
 
     Args:
-        dataset: the registered name, with ``stuff_classes`` in its metadata.
-        metrics: what :func:`segmentation_metrics` returns.
-        images: the number of images evaluated.
+        dataset: a registered name whose metadata has ``stuff_classes``.
+        metrics: the result of :func:`segmentation_metrics`.
+        images: the number of evaluated images.
         ms_per_image: the model's time for an image, in milliseconds.
-        paper: the mIoU to print beside ours.
+        paper: the paper's mIoU.
     """
     return Row(
         dataset,
         images,
         len(MetadataCatalog.get(dataset).stuff_classes),
-        *(metrics[key] for key in ("mIoU", "fwIoU", "mACC", "pACC")),
-        ms_per_image,
-        paper,
+        mIoU=metrics["mIoU"],
+        fwIoU=metrics["fwIoU"],
+        mACC=metrics["mACC"],
+        pACC=metrics["pACC"],
+        ms_per_image=ms_per_image,
+        paper_mIoU=paper,
     )
 
 
 def render(rows: Sequence[Row], style: str = "simple") -> str:
-    """The rows as a table; ``style`` is one of tabulate's, such as "simple" or "github"."""
+    """Format the rows as a table in a style of tabulate, such as "simple" or "github"."""
     headers = (
         "data set", "images", "classes", "mIoU", "fwIoU", "mACC", "pACC", "ms/image", "paper mIoU",
     )  # fmt: skip
@@ -102,9 +106,11 @@ def render(rows: Sequence[Row], style: str = "simple") -> str:
 
 
 def write_results(rows: Sequence[Row], output_dir: str | Path) -> None:
-    """Write ``results.json`` and ``results.md`` into a folder, which is made if it is missing."""
+    """Write ``results.json`` and ``results.md`` into a folder, and create the folder if needed."""
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    content = json.dumps([asdict(row) for row in rows], indent=2)
-    for name, text in (("results.json", content), ("results.md", render(rows, "github"))):
-        write_whole(folder / name, lambda file, text=text: file.write(f"{text}\n".encode()))
+    for name, text in (
+        ("results.json", json.dumps([asdict(row) for row in rows], indent=2)),
+        ("results.md", render(rows, "github")),
+    ):
+        write_text_whole(folder / name, f"{text}\n")

@@ -9,7 +9,8 @@ from PIL import Image
 from sed_d2.data import SPLITS
 from sed_d2.vocabulary import Vocabulary
 
-EXPECTED = {  # name: classes evaluated, names asked for, ignored value
+#: Registered name -> the numbers of evaluated classes and of given names, and the ignored value.
+EXPECTED = {
     "coco_2017_train_stuff_all_sem_seg": (171, 171, 255),
     "coco_2017_test_stuff_all_sem_seg": (171, 171, 255),
     "ade20k_150_test_sem_seg": (150, 150, 255),
@@ -23,10 +24,10 @@ EXPECTED = {  # name: classes evaluated, names asked for, ignored value
 
 def test_the_released_names_are_registered_with_their_metadata():
     assert {split.name for split in SPLITS} == set(EXPECTED)
-    for name, (evaluated, asked, ignored) in EXPECTED.items():
+    for name, (evaluated, names, ignored) in EXPECTED.items():
         metadata = MetadataCatalog.get(name)
         assert len(metadata.stuff_classes) == evaluated
-        assert len(Vocabulary.of_dataset(name)) == asked
+        assert len(Vocabulary.of_dataset(name)) == names
         assert metadata.ignore_label == ignored
         assert metadata.evaluator_type == "sem_seg"
     assert MetadataCatalog.get("voc_2012_test_background_sem_seg").stuff_classes[-1] == "background"

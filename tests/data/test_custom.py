@@ -1,4 +1,4 @@
-"""Descriptions of one's own data sets."""
+"""Registration of data sets that YAML files describe."""
 
 import numpy as np
 import pytest
@@ -6,15 +6,15 @@ import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from sed_d2.data.custom import register_from_yaml
+from sed_d2.data.custom import register_custom, register_from_yaml
 
 
 @pytest.fixture
 def describe(tmp_path):
-    """Write a description, with some keys changed or (None) removed; its path."""
+    """Write a description with some keys changed, or removed if None; return its path."""
     name = f"custom_{tmp_path.name}"
 
-    def write(**changes):
+    def write(file="set.yaml", **changes):
         content = {
             "name": name,
             "images": "pictures",
@@ -22,7 +22,7 @@ def describe(tmp_path):
             "classes": ["cat, kitten", "dog"],
             "ignore_label": 255,
         } | changes
-        path = tmp_path / "set.yaml"
+        path = tmp_path / file
         path.write_text(yaml.safe_dump({k: v for k, v in content.items() if v is not None}))
         return path
 
@@ -43,14 +43,14 @@ def test_a_description_registers(tmp_path, describe, monkeypatch):
     path = describe()
     monkeypatch.chdir(tmp_path)
     name = register_from_yaml("set.yaml")
-    monkeypatch.chdir("/")  # folders are relative to the description
+    monkeypatch.chdir("/")  # Folders are relative to the description.
     (record,) = DatasetCatalog.get(name)
     assert record["file_name"] == str(tmp_path / "pictures/a.jpg")
     assert record["sem_seg_file_name"] == str(tmp_path / "masks/a.png")
     metadata = MetadataCatalog.get(name)
     assert metadata.stuff_classes == ["cat, kitten", "dog"]
     assert metadata.ignore_label == 255 and metadata.evaluator_type == "sem_seg"
-    assert register_from_yaml(path) == name  # once more does nothing
+    assert register_from_yaml(path) == name  # A second call does nothing.
 
 
 def test_a_class_file_and_other_suffixes(tmp_path, describe):
@@ -63,20 +63,30 @@ def test_a_class_file_and_other_suffixes(tmp_path, describe):
     assert MetadataCatalog.get(name).stuff_classes == ["cat, kitten", "dog"]
 
 
+def test_a_second_call_registers_nothing(describe):
+    path = describe()
+    register_custom([path])
+    names = DatasetCatalog.list()
+    register_custom([str(path), path])
+    assert DatasetCatalog.list() == names
+
+
 def test_a_taken_name_is_refused(describe):
-    register_from_yaml(describe())
-    with pytest.raises(ValueError, match="There is a data set 'custom_.* already"):
-        register_from_yaml(describe(ignore_label=254))
-    with pytest.raises(ValueError, match="'ade20k_150_test_sem_seg' already"):
-        register_from_yaml(describe(name="ade20k_150_test_sem_seg"))
+    register_custom([describe()])
+    with pytest.raises(ValueError, match="already is a data set 'custom_.*; choose another name"):
+        register_custom([describe(ignore_label=254)])
+    with pytest.raises(ValueError, match="already is a data set 'custom_"):
+        register_custom([describe(file="other.yaml")])
+    with pytest.raises(ValueError, match="already is a data set 'ade20k_150_test_sem_seg'"):
+        register_custom([describe(name="ade20k_150_test_sem_seg")])
 
 
 def test_missing_folders_and_partners_point_to_the_description(tmp_path, describe):
     name = register_from_yaml(describe())
-    with pytest.raises(FileNotFoundError, match="masks does not exist; mend .* in .*set.yaml"):
+    with pytest.raises(FileNotFoundError, match="masks does not exist; correct .* in .*set.yaml"):
         DatasetCatalog.get(name)
     fill(tmp_path, ".jpeg")
-    with pytest.raises(FileNotFoundError, match="a.jpg of a label .* mend .* image_suffix"):
+    with pytest.raises(FileNotFoundError, match="a.jpg of a label .* correct .* image_suffix"):
         DatasetCatalog.get(name)
 
 
@@ -85,9 +95,10 @@ def test_missing_folders_and_partners_point_to_the_description(tmp_path, describ
     [
         ({"images": None}, "lacks the key 'images'"),
         ({"color": "red"}, "unknown key 'color'; the keys are name"),
-        ({"ignore_label": "none"}, "value 'none' of 'ignore_label' .* wrong kind"),
+        ({"ignore_label": "none"}, "value 'none' of 'ignore_label' .* wrong type; give int"),
+        ({"classes": 3}, "value 3 of 'classes' .* wrong type; give list or str"),
         ({"name": 5}, "value 5 of 'name'"),
-        ({"ignore_label": 1}, "ignored value 1 .* is one of its classes' values, 0 to 1"),
+        ({"ignore_label": 1}, r"ignored value 1 .* is the value of a class \(0 to 1\)"),
         ({"classes": []}, "No class names in .*set.yaml"),
         ({"classes": ["cat", False]}, "class name False of .*set.yaml is not text; quote it"),
         ({"classes": ["cat", "cat"]}, "'cat' is class 0 and class 1"),
@@ -101,7 +112,7 @@ def test_wrong_descriptions(describe, changes, message):
 
 
 @pytest.mark.parametrize("content", ["", "- a\n- b\n", "name: [", "a: b: c"])
-def test_no_description(tmp_path, content):
+def test_an_invalid_description(tmp_path, content):
     path = tmp_path / "wrong.yaml"
     path.write_text(content)
     with pytest.raises(ValueError, match="wrong.yaml") as caught:

@@ -14,7 +14,7 @@ CLASSES = [f"class {index}" for index in range(300)]
 
 @pytest.fixture
 def dataset(tmp_path):
-    """A registered name with 300 classes and the ignored value 65535."""
+    """Register 300 classes and the ignored value 65535; return the name."""
     name = f"mapper_{tmp_path.parent.name}_{tmp_path.name}"
     MetadataCatalog.get(name).set(stuff_classes=CLASSES, ignore_label=65535)
     yield name
@@ -22,7 +22,7 @@ def dataset(tmp_path):
 
 
 def write(tmp_path, image, labels):
-    """Save a pair and return its record; the image's top-left pixel tells how it was flipped."""
+    """Save an image and its labels; return their record."""
     record = {
         "file_name": str(tmp_path / "image.png"),
         "sem_seg_file_name": str(tmp_path / "labels.tif"),
@@ -43,8 +43,8 @@ CROP = ("INPUT.CROP.ENABLED", "True", "INPUT.CROP.TYPE", "absolute", "INPUT.CROP
 
 
 @pytest.fixture
-def pair():
-    """A 4 x 6 image and its labels: 0..22 in reading order, 299 and 65535 among them."""
+def sample():
+    """Return a 4 x 6 image and its labels: 0..22 in row-major order, with 299 and 65535."""
     image = np.arange(72, dtype=np.uint8).reshape(4, 6, 3)
     labels = np.arange(24, dtype=np.uint16).reshape(4, 6)
     labels[0, 1] = 299
@@ -52,8 +52,8 @@ def pair():
     return image, labels
 
 
-def test_padding_is_grey_and_ignored_and_16_bit_labels_survive(tmp_path, dataset, pair):
-    image, labels = pair
+def test_padding_is_grey_and_ignored_and_16_bit_labels_survive(tmp_path, dataset, sample):
+    image, labels = sample
     mapper = SemSegTrainMapper(config(dataset, *CROP, "(6, 8)"))
     out = mapper(write(tmp_path, image, labels))
     assert out["image"].dtype == torch.uint8 and out["image"].shape == (3, 6, 8)
@@ -65,7 +65,7 @@ def test_padding_is_grey_and_ignored_and_16_bit_labels_survive(tmp_path, dataset
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_resizing_repeats_labels_and_keeps_them_beside_the_image(tmp_path, dataset, dtype):
+def test_resizing_repeats_labels_and_keeps_them_aligned_with_the_image(tmp_path, dataset, dtype):
     image = np.zeros((4, 6, 3), np.uint8)
     image[:, 3:] = 200
     labels = np.zeros((4, 6), dtype)
@@ -76,8 +76,8 @@ def test_resizing_repeats_labels_and_keeps_them_beside_the_image(tmp_path, datas
     assert (out["sem_seg"][:, :6] == 0).all() and (out["sem_seg"][:, 6:] == 7).all()
 
 
-def test_the_crop_has_the_asked_size_and_image_and_labels_stay_aligned(tmp_path, dataset, pair):
-    image, labels = pair
+def test_the_crop_has_its_size_and_image_and_labels_stay_aligned(tmp_path, dataset, sample):
+    image, labels = sample
     cfg = config(dataset, *CROP, "(2, 3)", "INPUT.RANDOM_FLIP", "horizontal")
     mapper = SemSegTrainMapper(cfg)
     record = write(tmp_path, image, labels)
@@ -85,7 +85,7 @@ def test_the_crop_has_the_asked_size_and_image_and_labels_stay_aligned(tmp_path,
     for _ in range(20):
         out = mapper(record)
         assert out["image"].shape == (3, 2, 3) and out["sem_seg"].shape == (2, 3)
-        position = out["image"][0].long() // 3  # of each pixel in the image, in reading order
+        position = out["image"][0].long() // 3  # the row-major index of each pixel in the image
         assert (out["sem_seg"].numpy() == labels.ravel()[position.numpy()]).all()
         flipped += bool(position[0, 0] > position[0, 1])
     assert 0 < flipped < 20
@@ -94,7 +94,7 @@ def test_the_crop_has_the_asked_size_and_image_and_labels_stay_aligned(tmp_path,
 def test_the_crop_avoids_one_class_filling_it(tmp_path, dataset):
     image = np.zeros((4, 40, 3), np.uint8)
     labels = np.zeros((4, 40), np.uint8)
-    labels[:, 20:] = 1  # only crops over column 19|20 have two classes
+    labels[:, 20:] = 1  # Only crops across columns 19 and 20 have two classes.
     cfg = config(dataset, *CROP, "(4, 20)", "INPUT.CROP.SINGLE_CATEGORY_MAX_AREA", "0.99")
     mapper = SemSegTrainMapper(cfg)
     record = write(tmp_path, image, labels)
@@ -102,8 +102,8 @@ def test_the_crop_avoids_one_class_filling_it(tmp_path, dataset):
     assert all(len(crop.unique()) == 2 for crop in crops)
 
 
-def test_colour_augmentation_leaves_labels_alone(tmp_path, dataset, pair):
-    image, labels = pair
+def test_colour_augmentation_leaves_labels_alone(tmp_path, dataset, sample):
+    image, labels = sample
     mapper = SemSegTrainMapper(config(dataset, "INPUT.COLOR_AUG_SSD", "True"))
     record = write(tmp_path, image + 90, labels)
     outs = [mapper(record) for _ in range(8)]
@@ -111,15 +111,15 @@ def test_colour_augmentation_leaves_labels_alone(tmp_path, dataset, pair):
     assert any((out["image"] != outs[0]["image"]).any() for out in outs)
 
 
-def test_the_test_mapper_resizes_the_image_and_not_its_labels(tmp_path, dataset, pair):
+def test_the_test_mapper_resizes_the_image_and_not_its_labels(tmp_path, dataset, sample):
     cfg = config(dataset, "INPUT.MIN_SIZE_TEST", "8", "INPUT.MAX_SIZE_TEST", "99")
-    out = SemSegTestMapper(cfg, dataset)(write(tmp_path, *pair))
+    out = SemSegTestMapper(cfg, dataset)(write(tmp_path, *sample))
     assert out["image"].shape == (3, 8, 12)
     assert (out["height"], out["width"]) == (4, 6)
-    assert (out["labels"].numpy() == pair[1]).all()
+    assert (out["labels"].numpy() == sample[1]).all()
 
 
-def test_training_sets_of_other_classes_are_refused(dataset):
+def test_training_sets_with_different_classes_are_refused(dataset):
     cfg = config(dataset)
     cfg.DATASETS.TRAIN = (dataset, "voc_2012_test_sem_seg")
     with pytest.raises(ValueError, match=f"'{dataset}' and 'voc_2012_test_sem_seg'.*differ"):
@@ -129,10 +129,10 @@ def test_training_sets_of_other_classes_are_refused(dataset):
 
 
 @pytest.mark.parametrize("mapper", [SemSegTrainMapper, SemSegTestMapper])
-def test_bad_files_are_named_in_one_sentence(tmp_path, dataset, pair, mapper):
+def test_bad_files_are_named_in_one_sentence(tmp_path, dataset, sample, mapper):
     cfg = config(dataset)
     mapper = mapper(cfg) if mapper is SemSegTrainMapper else mapper(cfg, dataset)
-    image, labels = pair
+    image, labels = sample
 
     def message(error):
         with pytest.raises(error) as caught:
@@ -142,7 +142,7 @@ def test_bad_files_are_named_in_one_sentence(tmp_path, dataset, pair, mapper):
 
     labels[2, 2] = 300
     record = write(tmp_path, image, labels)
-    assert "labels.tif holds the value 300" in message(ValueError)
+    assert "labels.tif has the value 300" in message(ValueError)
     assert "(0 to 299) nor the ignored value 65535" in message(ValueError)
 
     record = write(tmp_path, image, labels[:3])

@@ -1,4 +1,4 @@
-"""Running the scripts of datasets/ within the test process."""
+"""Runs of the scripts of datasets/ in the test process."""
 
 import runpy
 import sys
@@ -11,7 +11,7 @@ DATASETS = Path(__file__).parents[2] / "datasets"
 
 @pytest.fixture
 def run_script(monkeypatch):
-    """`run_script(name, *arguments)` runs datasets/<name> as a command does."""
+    """Return `run_script(name, *arguments)`, which runs datasets/<name> as a command."""
 
     def run(name, *arguments):
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
@@ -22,10 +22,10 @@ def run_script(monkeypatch):
 
 @pytest.fixture
 def run(run_script, monkeypatch):
-    """`run(script, root)` prepares the data sets under a root, with two workers."""
+    """Return `run(script, root)`, which prepares the data sets under a root with two workers."""
 
     def run(script, root):
-        # the script sets the variable by itself: have it restored afterwards
+        # The script sets the variable; monkeypatch restores it after the test.
         monkeypatch.setenv("DETECTRON2_DATASETS", str(root))
         run_script(script, "--root", root, "--jobs", "2")
 

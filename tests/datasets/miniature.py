@@ -1,8 +1,8 @@
 """Miniatures of the benchmarks in their original formats.
 
-Every set consists of pictures of one size: in the even ones the left half is the set's first class
-and the right half its last, in the odd ones the left half is the last class and the right half is
-nothing. What a test plants as predictions thus has the same metrics in every set.
+All images of a miniature have one size. In even images the left half is the first class and the
+right half the last; in odd images the left half is the last class and the right half has none. So
+the same predictions have the same metrics in every miniature.
 """
 
 import json
@@ -16,15 +16,21 @@ import scipy.io
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-PICTURES = 4
+#: The number of images in a miniature.
+IMAGES = 4
 
 
 @dataclass(frozen=True)
 class Miniature:
-    """One preparing script and what it is tested with.
+    """Small data set in the original format of a benchmark.
 
-    `write(root, stem, image, raw)` adds a picture in the original format; `finish(root, stems)`
-    writes the lists. `raw` are the original values of the first class, the last and nothing.
+    Attributes:
+        script: the script that prepares it.
+        names: the registered names.
+        raw: the annotation's values of the first class, the last class and no class.
+        write: `write(root, stem, image, raw)` adds an image and its annotation.
+        finish: `finish(root, stems)` writes the lists of images.
+        size: (height, width) of the images.
     """
 
     script: str
@@ -34,30 +40,30 @@ class Miniature:
     finish: Callable[[Path, list[str]], None]
     size: tuple[int, int] = (6, 8)
 
-    def build(self, root: Path, pictures: int = PICTURES) -> list[str]:
-        """Write the set under `root`; the stems of its pictures."""
-        stems = [f"2008_{index:06d}" for index in range(pictures)]
+    def build(self, root: Path, images: int = IMAGES) -> list[str]:
+        """Write the data set under `root`; return the stems of its images."""
+        stems = [f"2008_{index:06d}" for index in range(images)]
         if self.script == "prepare_ade20k_full.py":
-            stems = [f"ADE_val_{index:08d}" for index in range(pictures)]
-        first, last, nothing = self.raw
+            stems = [f"ADE_val_{index:08d}" for index in range(images)]
+        first, last, no_class = self.raw
         for index, stem in enumerate(stems):
             image = np.full((*self.size, 3), 40 * index, np.uint8)
             even = index % 2 == 0
-            raw = halves(self.size, first if even else last, last if even else nothing)
+            raw = halves(self.size, first if even else last, last if even else no_class)
             self.write(root, stem, image, raw)
         self.finish(root, stems)
         return stems
 
 
 def halves(size, left, right) -> np.ndarray:
-    """(H, W) int64 with `left` in the left half and `right` in the right one."""
+    """Return (H, W) int64 with `left` in the left half and `right` in the right one."""
     labels = np.full(size, left, np.int64)
     labels[:, size[1] // 2 :] = right
     return labels
 
 
 def save(path: Path, array: np.ndarray, mode: str | None = None) -> None:
-    """Save an image file, making its folder."""
+    """Save an image file and create its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.fromarray(array)
     if mode == "P":
@@ -85,14 +91,14 @@ def write_ade_full(root, stem, image, raw):
     folder = root / ADE_FULL_FOLDER.format("validation")
     save(folder / f"{stem}.jpg", image)
     segments = np.zeros((*raw.shape, 3), np.uint8)
-    segments[..., 0] = raw // 256 * 10 + 3  # the class is R / 10 * 256 + G; B counts instances
+    segments[..., 0] = raw // 256 * 10 + 3  # The class is R // 10 * 256 + G; B counts instances.
     segments[..., 1] = raw % 256
     segments[..., 2] = 77
     save(folder / f"{stem}_seg.png", segments)
 
 
 def finish_ade_full(root, stems):
-    """The index names a training picture, too, and has numpy fields as the original does."""
+    """Write an index with a training image and with numpy fields, as in the original."""
     index = {
         "filename": [*(f"{stem}.jpg" for stem in stems), "ADE_train_00000001.jpg"],
         "folder": [ADE_FULL_FOLDER.format("validation")] * len(stems)
@@ -109,13 +115,13 @@ VOC_2010 = "VOCdevkit/VOC2010"
 
 
 def rle(mask: np.ndarray) -> dict:
-    """A mask's run-length encoding as JSON has it."""
+    """Return the run-length encoding of a mask for JSON."""
     runs = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
     return {"size": [int(side) for side in runs["size"]], "counts": runs["counts"].decode()}
 
 
 def write_context_59(root, stem, image, raw):
-    """Every segment covers all that is right of it, too: only their order tells them apart."""
+    """Write overlapping segments: each also covers the pixels on its right."""
     save(root / VOC_2010 / f"JPEGImages/{stem}.jpg", image)
     path = root / VOC_2010 / "trainval_merged.json"
     content = {"images": [], "annos_segmentation": [], "categories": []}
@@ -153,7 +159,7 @@ def write_context_459(root, stem, image, raw):
 
 
 def write_voc(root, stem, image, raw):
-    """Nothing is background in the upper half and border in the lower; masks have palettes."""
+    """Write no class as background in the upper half and as border in the lower, with a palette."""
     folder = root / "VOCdevkit/VOC2012"
     save(folder / f"JPEGImages/{stem}.jpg", image)
     raw = raw.copy()
@@ -169,7 +175,7 @@ def finish_voc(root, stems):
 
 
 def no_lists(root, stems):
-    """The set needs no list."""
+    """Write no list."""
 
 
 MINIATURES = {

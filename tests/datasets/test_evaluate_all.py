@@ -1,4 +1,4 @@
-"""From the original files of every benchmark to one table, by the commands that users type."""
+"""Preparation and evaluation of all benchmarks by commands, from original files to a table."""
 
 import json
 import os
@@ -11,6 +11,7 @@ from sed_d2.data import SPLITS
 from tests.conftest import ROOT, TINY
 from tests.datasets.miniature import MINIATURES
 
+#: Registered name -> number of evaluated classes.
 CLASSES = {
     "coco_2017_test_stuff_all_sem_seg": 171,
     "ade20k_150_test_sem_seg": 150,
@@ -50,12 +51,12 @@ def test_all_benchmarks_are_evaluated_by_one_command(tmp_path):
     rows = json.loads((output / "inference" / "results.json").read_text())
     assert {row["dataset"]: row["classes"] for row in rows} == CLASSES
     for row in rows:
-        own = json.loads(
+        result = json.loads(
             (output / "inference" / row["dataset"] / f"{row['dataset']}.json").read_text()
         )
         assert row["images"] == 4 and row["ms_per_image"] > 0
-        assert row["mIoU"] == pytest.approx(own["mIoU"])
-        assert row["paper_mIoU"] is None  # the paper has no figures of this model
+        assert row["mIoU"] == pytest.approx(result["mIoU"])
+        assert row["paper_mIoU"] is None  # The paper has no results of this model.
         assert f"{row['mIoU']:.2f}" in log
     table = (output / "inference" / "results.md").read_text().splitlines()
     assert len(table) == 2 + len(CLASSES) and table[0].startswith("| data set")

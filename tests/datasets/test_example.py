@@ -1,4 +1,4 @@
-"""The example of one's own data: made, verified and loaded by its descriptions alone."""
+"""The example data set: it is made, verified, loaded, trained on and evaluated."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def test_the_example_is_made_verified_and_loaded(tmp_path, run_script, capsys, m
         assert sample["image"].shape == (3, 96, 96)
         assert set(sample["sem_seg"].unique().tolist()) == {0, 1, 2, 255}
         ball = sample["image"][:, sample["sem_seg"] == 1].float().mean(1)
-        assert torch.argmax(ball) == 0  # the red ball is red: image and mask go together
+        assert torch.argmax(ball) == 0  # The pixels of the class "red ball" are red.
     finally:
         for name in ("example_train", "example_val"):
             if name in DatasetCatalog.list():
@@ -43,7 +43,7 @@ def test_the_example_is_made_verified_and_loaded(tmp_path, run_script, capsys, m
                 MetadataCatalog.remove(name)
 
 
-def test_the_example_is_trained_and_evaluated_by_the_page_s_command(tmp_path):
+def test_the_example_is_trained_and_evaluated_by_the_command_of_the_page(tmp_path):
     environment = {**os.environ, "DETECTRON2_DATASETS": str(tmp_path), "CUDA_VISIBLE_DEVICES": ""}
     run = partial(subprocess.run, env=environment, check=True, capture_output=True, text=True)
     run([sys.executable, ROOT / "datasets" / "make_example.py"])

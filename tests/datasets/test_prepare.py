@@ -1,4 +1,4 @@
-"""Each preparation from its original format to metrics that were worked out by hand."""
+"""Preparation of each benchmark, from its original format to metrics computed by hand."""
 
 import logging
 import os
@@ -33,16 +33,16 @@ def split_of(name):
     return MetadataCatalog.get(name).split
 
 
-class Planted(torch.nn.Module):
-    """Answers with given labels, (H, W), by the stem of the image."""
+class FixedPredictions(torch.nn.Module):
+    """Model that returns given labels, stem of the image -> (H, W)."""
 
-    def __init__(self, answers):
+    def __init__(self, predictions):
         super().__init__()
-        self.answers = answers
+        self.predictions = predictions
 
     def forward(self, batched_inputs):
         return [
-            {"labels": torch.from_numpy(self.answers[Path(record["file_name"]).stem])}
+            {"labels": torch.from_numpy(self.predictions[Path(record["file_name"]).stem])}
             for record in batched_inputs
         ]
 
@@ -61,28 +61,30 @@ class Planted(torch.nn.Module):
     ],
 )
 def test_from_the_original_to_metrics_by_hand(tmp_path, run, name, last, further):
-    """In the odd pictures the first class is predicted in the upper half.
+    """The predictions of odd images have the first class in the upper half of the left half.
 
-    Per two pictures, in quarters of a picture: the first class is labelled 2, predicted 3 and
-    right 2; the last is labelled 4, predicted 3 and right 3. VOC's background is labelled 1
-    (the other quarter is border); a class that stands for background is predicted there.
+    Per two images, in quarters of an image: the first class is labelled 2, predicted 3 and correct
+    2; the last is labelled 4, predicted 3 and correct 3. VOC's background is labelled 1 (the other
+    quarter is border), and a class that counts as background is predicted there.
     """
     miniature = next(entry for entry in MINIATURES.values() if name in entry.names)
     stems = miniature.build(tmp_path)
     run(miniature.script, tmp_path)
     height, width = (512, 1024) if "full" in name else miniature.size
 
-    answers = {}
+    predictions = {}
     for index, stem in enumerate(stems):
         even = index % 2 == 0
-        answers[stem] = halves((height, width), 0 if even else last, last if even else 0)
+        predictions[stem] = halves((height, width), 0 if even else last, last if even else 0)
         if not even:
-            answers[stem][: height // 2, : width // 2] = 0
+            predictions[stem][: height // 2, : width // 2] = 0
             if further is not None:
-                answers[stem][:, width // 2 :] = further
+                predictions[stem][:, width // 2 :] = further
     mapper = SemSegTestMapper(get_sed_cfg("", ["INPUT.FORMAT", "RGB"]), name)
     loader = build_detection_test_loader(DatasetCatalog.get(name), mapper=mapper, num_workers=0)
-    results = inference_on_dataset(Planted(answers), loader, build_evaluator(name))["sem_seg"]
+    results = inference_on_dataset(FixedPredictions(predictions), loader, build_evaluator(name))[
+        "sem_seg"
+    ]
     ious, labelled = [2 / 3, 3 / 4], [2, 4]
     if further is not None:
         ious, labelled = [*ious, 1], [*labelled, 1]
@@ -91,7 +93,8 @@ def test_from_the_original_to_metrics_by_hand(tmp_path, run, name, last, further
     assert results["pACC"] == pytest.approx(100 * (sum(labelled) - 1) / sum(labelled))
 
 
-EXPECTED = {  # registered name: labels of an even picture's halves and of an odd one's right half
+#: Registered name -> the labels of an even image's halves and of an odd image's right half.
+EXPECTED = {
     "coco_2017_test_stuff_all_sem_seg": (0, 170, [255]),
     "coco_2017_train_stuff_all_sem_seg": (0, 170, [255]),
     "ade20k_150_test_sem_seg": (0, 149, [255]),
@@ -103,13 +106,13 @@ EXPECTED = {  # registered name: labels of an even picture's halves and of an od
 }
 
 
-def test_the_labels_are_exact_and_the_summary_tells_them(tmp_path, run, miniature, caplog):
+def test_the_labels_are_exact_and_the_summary_counts_them(tmp_path, run, miniature, caplog):
     stems = miniature.build(tmp_path)
     with caplog.at_level(logging.INFO):
         run(miniature.script, tmp_path)
     for name in miniature.names:
         split = split_of(name)
-        first, last, nothing = EXPECTED[name]
+        first, last, no_class = EXPECTED[name]
         files = sorted(split.label_folder.iterdir())
         assert [file.name for file in files] == [stem + split.label_suffix for stem in stems]
         even, odd = (np.asarray(Image.open(file)) for file in files[:2])
@@ -117,9 +120,9 @@ def test_the_labels_are_exact_and_the_summary_tells_them(tmp_path, run, miniatur
         assert (even == halves(even.shape, first, last)).all()
         middle = odd.shape[1] // 2
         assert (odd[:, :middle] == last).all()
-        assert sorted(np.unique(odd[:, middle:])) == nothing
-        seen = len(nothing) + 1
-        ignored = "12.5" if len(nothing) == 2 else "25.0"
+        assert sorted(np.unique(odd[:, middle:])) == no_class
+        seen = len(no_class) + 1
+        ignored = "12.5" if len(no_class) == 2 else "25.0"
         classes = len(split.stuff_classes)
         assert (
             f"{name}: 4 images, 4 labels, {seen} of {classes} classes seen, {ignored} % of the "
@@ -138,7 +141,7 @@ def test_a_second_run_changes_nothing(tmp_path, run, miniature):
     assert after == before
 
 
-# Runs a preparation and kills it, as `kill -9` does, in the middle of a file's writing.
+#: Runs a preparation and kills it, as `kill -9` does, before a file gets its name.
 PREPARE_AND_DIE = """
 import os, runpy, signal, sys
 script, root, writes = sys.argv[1:]
@@ -158,12 +161,12 @@ runpy.run_path(script, run_name="__main__")
 
 def test_a_killed_run_continues_to_the_same_digest(tmp_path, run, miniature):
     clean, killed = tmp_path / "clean", tmp_path / "killed"
-    miniature.build(clean, pictures=6)
+    miniature.build(clean, images=6)
     run(miniature.script, clean)
     digests = [verify(split_of(name), 1).digest for name in miniature.names]
     outputs = [split_of(name).label_folder.relative_to(clean) for name in miniature.names]
 
-    miniature.build(killed, pictures=6)
+    miniature.build(killed, images=6)
     outputs_of_a_job = 2 if "full" in miniature.script else 1
     whole = 6 * len(miniature.names) * outputs_of_a_job
     script = DATASETS / miniature.script
@@ -182,7 +185,7 @@ def test_a_killed_run_continues_to_the_same_digest(tmp_path, run, miniature):
 
 
 def test_all_ids_of_coco_stuff(tmp_path, run):
-    """Ids 0..181 in reading order, then 255: 171 classes in the order of their ids."""
+    """The ids 0..181 in row-major order, then 255, are 171 classes in the order of their ids."""
     raw = np.full((14, 14), 255, np.uint8)
     raw.flat[:182] = np.arange(182)
     for split in ("val2017", "train2017"):
@@ -211,7 +214,7 @@ def test_a_small_image_of_ade_full_keeps_its_size(tmp_path, run):
 
 def test_images_of_ade_full_are_made_again_when_they_are_lost(tmp_path, run):
     miniature = MINIATURES["ade20k_full"]
-    stems = miniature.build(tmp_path, pictures=2)
+    stems = miniature.build(tmp_path, images=2)
     run(miniature.script, tmp_path)
     image = split_of(miniature.names[0]).image_folder / f"{stems[0]}.jpg"
     image.unlink()
@@ -219,7 +222,7 @@ def test_images_of_ade_full_are_made_again_when_they_are_lost(tmp_path, run):
     assert image.is_file()
 
 
-def test_the_users_list_of_context_459_comes_first(tmp_path, run):
+def test_the_released_list_of_context_459_has_priority(tmp_path, run):
     miniature = MINIATURES["pascal_context_459"]
     stems = miniature.build(tmp_path)
     (tmp_path / VOC_2010 / f"trainval/{stems[3]}.mat").unlink()
@@ -234,12 +237,12 @@ def test_the_users_list_of_context_459_comes_first(tmp_path, run):
     assert sorted(path.stem for path in folder.iterdir()) == [stems[0], stems[2]]
 
 
-def test_a_mask_of_voc_with_nothing_is_skipped(tmp_path, run):
+def test_a_mask_of_voc_without_a_class_is_skipped(tmp_path, run):
     miniature = MINIATURES["voc"]
     image = np.zeros((*miniature.size, 3), np.uint8)
-    miniature.write(tmp_path, "nothing", image, halves(miniature.size, 0, 0))
+    miniature.write(tmp_path, "none", image, halves(miniature.size, 0, 0))
     miniature.write(tmp_path, "some", image, halves(miniature.size, 0, 20))
-    miniature.finish(tmp_path, ["nothing", "some"])
+    miniature.finish(tmp_path, ["none", "some"])
     run(miniature.script, tmp_path)
     plain, background = (split_of(name).label_folder for name in miniature.names)
     assert [path.name for path in plain.iterdir()] == ["some.png"]
@@ -247,7 +250,7 @@ def test_a_mask_of_voc_with_nothing_is_skipped(tmp_path, run):
 
 
 def error_of(run, *args):
-    """The one sentence that a failing script ends with; it is also its exit code."""
+    """Return the sentence that a failing script exits with."""
     with pytest.raises(SystemExit) as caught:
         run(*args)
     assert isinstance(caught.value.code, str) and "\n" not in caught.value.code
@@ -272,7 +275,7 @@ def test_one_broken_file_does_not_stop_the_others(tmp_path, run):
 
     save(source / f"{stems[0]}.png", np.full(miniature.size, 150, np.uint8))
     message = error_of(run, miniature.script, tmp_path)
-    assert f"{stems[1]}.png holds the value 151" in message and "1 of 4 files" in message
+    assert f"{stems[1]}.png has the value 151" in message and "1 of 4 files" in message
 
 
 def test_an_interrupted_run_says_how_to_continue(tmp_path, run, monkeypatch):
@@ -293,7 +296,7 @@ def test_broken_label_maps_and_annotations_are_named(tmp_path, run):
     stems = miniature.build(tmp_path)
     path = tmp_path / VOC_2010 / f"trainval/{stems[0]}.mat"
     scipy.io.savemat(path, {"LabelMap": np.full((6, 8), 461, np.uint16)})
-    assert f"{stems[0]}.mat holds the value 461" in error_of(run, miniature.script, tmp_path)
+    assert f"{stems[0]}.mat has the value 461" in error_of(run, miniature.script, tmp_path)
     path.write_bytes(b"not a matrix")
     assert f"{stems[0]}.mat cannot be read" in error_of(run, miniature.script, tmp_path)
     annotation = tmp_path / VOC_2010 / "trainval_merged.json"
@@ -303,8 +306,8 @@ def test_broken_label_maps_and_annotations_are_named(tmp_path, run):
         assert "trainval_merged.json is not PASCAL Context's annotation" in message
 
 
-class Hostile:
-    """Runs a command where it is unpickled."""
+class MaliciousObject:
+    """Object whose unpickling creates a folder."""
 
     def __init__(self, target):
         self.target = target
@@ -314,18 +317,18 @@ class Hostile:
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 4, 5])
-def test_a_hostile_index_is_refused_and_not_run(tmp_path, run, protocol):
+def test_a_malicious_index_is_refused_and_not_run(tmp_path, run, protocol):
     miniature = MINIATURES["ade20k_full"]
-    stems = miniature.build(tmp_path, pictures=1)
+    stems = miniature.build(tmp_path, images=1)
     path = tmp_path / "ADE20K_2021_17_01/index_ade20k.pkl"
-    proof = tmp_path / "proof"
+    created = tmp_path / "created"
     index = {"filename": [f"{stems[0]}.jpg"], "folder": [ADE_FULL_FOLDER.format("validation")]}
-    path.write_bytes(pickle.dumps(index | {"scene": Hostile(proof)}, protocol=protocol))
+    path.write_bytes(pickle.dumps(index | {"scene": MaliciousObject(created)}, protocol=protocol))
     message = error_of(run, miniature.script, tmp_path)
     assert "index_ade20k.pkl is not ADE20K's index" in message and "mkdir" in message
-    assert not proof.exists()
-    pickle.loads(path.read_bytes())  # what would have happened
-    assert proof.is_dir()
+    assert not created.exists()
+    pickle.loads(path.read_bytes())  # An ordinary unpickler runs the code.
+    assert created.is_dir()
 
 
 @pytest.mark.parametrize("content", [b"", b"no pickle", pickle.dumps({"folder": []})])

@@ -1,4 +1,4 @@
-"""What verify finds, and how it says so."""
+"""The problems and statistics that the verification reports."""
 
 import json
 
@@ -15,24 +15,24 @@ NAME = "ade20k_150_test_sem_seg"
 
 @pytest.fixture
 def prepared(tmp_path, run):
-    """The split of a prepared miniature of ADE20K-150: 4 pictures of 6 x 8 pixels."""
+    """Return the split of a prepared miniature of ADE20K-150: 4 images of 6 x 8 pixels."""
     MINIATURES["ade20k_150"].build(tmp_path)
     run("prepare_ade20k_150.py", tmp_path)
     return MetadataCatalog.get(NAME).split
 
 
 def problems_of(split):
-    """Every problem but the number of labels, which a miniature never has."""
+    """Return all problems but the number of labels, which is always wrong in a miniature."""
     problems = verify(split, 2).problems
     assert all("\n" not in problem for problem in problems)
     return [problem for problem in problems if "instead of" not in problem]
 
 
-def test_a_whole_set(prepared):
+def test_a_complete_data_set(prepared):
     report = verify(prepared, 2)
     assert (report.expected, report.labels, report.images, report.further_images) == (2000, 4, 4, 0)
     pixels = 6 * 8
-    assert report.histogram["wall"] == 2 * pixels // 2  # the left halves of two pictures
+    assert report.histogram["wall"] == 2 * pixels // 2  # the left halves of two images
     assert report.histogram["flag"] == 4 * pixels // 2
     assert report.ignored == 2 * pixels // 2
     assert report.ignored_percent == 25
@@ -55,14 +55,14 @@ def test_the_digest_sees_pixels_and_names_but_not_the_encoding(prepared):
     Image.fromarray(changed).save(first)
     assert verify(prepared, 2).digest != digest
     Image.fromarray(labels).save(first)
-    first.rename(first.with_name("2007_000000.png"))  # still the first
+    first.rename(first.with_name("2007_000000.png"))  # The file is still the first.
     assert verify(prepared, 2).digest != digest
 
 
-def test_pairs_without_a_partner(prepared):
+def test_labels_without_an_image(prepared):
     images = sorted(prepared.image_folder.iterdir())
     labels = sorted(prepared.label_folder.iterdir())
-    labels[3].unlink()  # an image without labels is only counted
+    labels[3].unlink()  # An image without labels is only counted.
     assert problems_of(prepared) == [] and verify(prepared, 2).further_images == 1
     images[0].unlink()
     images[1].unlink()
@@ -76,7 +76,7 @@ def test_sizes_that_differ(prepared):
     image = sorted(prepared.image_folder.iterdir())[2]
     save(image, np.zeros((6, 9, 3), np.uint8))
     (problem,) = problems_of(prepared)
-    assert f"{image.stem} (9x6 and 8x6) has" in problem
+    assert f"{image.stem} (9x6 and 8x6) has an image and labels of different sizes" in problem
 
 
 def test_values_out_of_range(prepared):
@@ -100,7 +100,7 @@ def test_unreadable_files(prepared):
 def test_too_many_labels(prepared):
     report = verify(prepared, 2)
     few = type(prepared)(**{**vars(prepared), "count": 3})
-    assert report.problems and "remove what is too much" in verify(few, 2).problems[0]
+    assert report.problems and "; remove the others." in verify(few, 2).problems[0]
 
 
 def test_missing_folders(tmp_path, prepared, monkeypatch):
@@ -110,7 +110,7 @@ def test_missing_folders(tmp_path, prepared, monkeypatch):
 
 
 def test_the_command(tmp_path, prepared, run_script, capsys):
-    """The default is what is there; the exit code tells that a miniature is too small."""
+    """Without names it verifies the prepared benchmarks; a miniature has too few images."""
     report = tmp_path / "report.json"
     with pytest.raises(SystemExit) as caught:
         run_script("verify.py", "--root", tmp_path, "--json", report)

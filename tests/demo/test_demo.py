@@ -1,4 +1,4 @@
-"""The demo's command line: what it writes, what it says, and how it fails."""
+"""The command line of the demo: its files, its messages and its errors."""
 
 import subprocess
 import sys
@@ -10,8 +10,8 @@ from detectron2.data import MetadataCatalog
 from PIL import Image
 
 from demo import demo
-from sed_d2 import Vocabulary, shapes
-from sed_d2.predictor import Prediction
+from sed_d2 import OpenVocabPredictor, Prediction, Vocabulary, shapes
+from sed_d2.data.files import read_image
 from sed_d2.shapes import embedded
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,7 +26,7 @@ def config(tiny_cfg, tmp_path):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two good images, an empty one, a text file, and a hidden file."""
+    """Write two valid images, an empty one, a text file and a hidden file."""
     folder = tmp_path / "images"
     folder.mkdir()
     for i, name in enumerate(["a.png", "b.JPG"]):
@@ -40,7 +40,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def run(config, tmp_path, capsys):
-    """Runs the demo in this process; returns exit code, stdout, stderr and the output folder."""
+    """Return a function that runs the demo: exit code, stdout, stderr, output folder."""
 
     def run(*arguments):
         output = tmp_path / "pictures"
@@ -56,7 +56,7 @@ def run(config, tmp_path, capsys):
 
 
 def one_error(err):
-    """The only line of stderr."""
+    """Return the only line of stderr."""
     (line,) = err.strip().splitlines()
     assert line.startswith("error: ")
     return line
@@ -94,7 +94,7 @@ def test_an_error_as_a_command(config, folder):
     assert "gone.pth" in one_error(done.stderr)
 
 
-def test_the_others_are_done_when_an_image_is_unreadable(run, folder):
+def test_an_unreadable_image_does_not_stop_the_others(run, folder):
     (folder / "text.png").write_text("no image")
     code, out, err, output = run("--input", str(folder), "gone.png", "--classes", "cat, dog")
     assert code == 1
@@ -110,18 +110,18 @@ def test_an_error_of_the_model_names_the_image(run, folder, monkeypatch):
     def fail(self, image, vocabulary):
         raise ValueError("the model cannot")
 
-    monkeypatch.setattr(demo.OpenVocabPredictor, "__call__", fail)
+    monkeypatch.setattr(OpenVocabPredictor, "__call__", fail)
     code, _, err, _ = run("--input", str(folder / "a.png"), "--classes", "cat")
     assert code == 1
     assert f"error: {folder / 'a.png'}: the model cannot" in err
 
 
-def test_images_of_one_name_are_all_kept(run, folder, tmp_path):
+def test_images_of_one_name_have_different_outputs(run, folder, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
     for name in ("a.png", "A_2.bmp"):
         Image.new("RGB", (10, 10)).save(other / name)
-    again = str(folder / ".." / "images" / "a.png")  # the same file counts once
+    again = str(folder / ".." / "images" / "a.png")  # The same file is segmented once.
     code, _, _, output = run(
         "--input",
         str(folder / "*.png"),
@@ -185,7 +185,7 @@ def test_classes_of_a_file_and_of_the_data_set(run, folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "part"),
+    ("arguments", "expected"),
     [
         ([], "give --classes"),
         (["--classes", ""], "No class names"),
@@ -196,10 +196,10 @@ def test_classes_of_a_file_and_of_the_data_set(run, folder, tmp_path):
         (["--classes", "cat", "--opts", "MODEL.WEIGHTS", "gone.pth"], "gone.pth"),
     ],
 )
-def test_wrong_arguments_are_one_sentence(run, folder, arguments, part):
+def test_wrong_arguments_are_one_sentence(run, folder, arguments, expected):
     code, out, err, _ = run("--input", str(folder), *arguments)
     assert code == 1 and out == ""
-    assert part in one_error(err)
+    assert expected in one_error(err)
 
 
 def test_inputs_without_an_image_are_one_sentence(run, tmp_path):
@@ -235,11 +235,11 @@ def test_the_bundled_images_can_be_read():
     images, problems = demo.find_images([str(ROOT / "demo" / "images")])
     assert len(images) == 3 and problems == []
     for path in images:
-        assert demo.read_image(path).shape == (256, 256, 3)
+        assert read_image(path).shape == (256, 256, 3)
 
 
-def test_without_a_config_the_embedded_model_answers(tmp_path, capsys):
-    """The bundled image and the labels that it was drawn with, among words that fit nothing."""
+def test_without_a_config_the_embedded_model_is_used(tmp_path, capsys):
+    """The labels of a bundled image are right, among names of things that are not in it."""
     names = [
         "giraffe",
         "old church",
@@ -261,7 +261,7 @@ def test_without_a_config_the_embedded_model_answers(tmp_path, capsys):
     assert (truth[labels] == found).mean() > 0.9
     err = capsys.readouterr().err
     assert (
-        "the embedded model knows nothing called 'giraffe', 'old', 'church', 'bicycle'; it knows"
+        "the embedded model does not know 'giraffe', 'old', 'church', 'bicycle'; it knows coloured"
         in err
     )
 

@@ -1,4 +1,4 @@
-"""The metrics, against a confusion matrix worked out by hand."""
+"""The metrics of a confusion matrix, against values computed by hand."""
 
 import math
 
@@ -8,16 +8,16 @@ import torch
 
 from sed_d2.evaluation import ConfusionMatrix, segmentation_metrics
 
-# Three classes; rows are predictions, columns truth, the last row and column are ignored.
+#: Three classes; rows are predicted, columns true, the last row and column ignored.
 #            true:  a  b  c  ignored
 BY_HAND = np.array([[3, 1, 0, 5],  # predicted a
                     [0, 4, 0, 0],  # predicted b
-                    [1, 1, 0, 2],  # predicted c, which no pixel is
+                    [1, 1, 0, 2],  # predicted c, which no label is
                     [0, 0, 0, 0]])  # fmt: skip
 
 
 def test_metrics_by_hand():
-    """a: labelled 4, predicted 4, right 3; b: 6, 4, 4; c: 0, 2, 0."""
+    """Labelled, predicted and correct pixels are 4, 4, 3 for a; 6, 4, 4 for b; 0, 2, 0 for c."""
     metrics = segmentation_metrics(BY_HAND, ["a", "b", "c"])
     assert metrics["IoU-a"] == pytest.approx(100 * 3 / 5)
     assert metrics["IoU-b"] == pytest.approx(100 * 4 / 6)
@@ -41,7 +41,7 @@ def test_the_confusion_matrix_by_hand():
     assert matrix.numpy().tolist() == once
     matrix.add(predictions, labels.to(torch.uint8))
     assert (matrix.numpy() == 2 * np.array(once)).all()
-    assert labels.tolist() == [[0, 1, 1], [0, 255, 255]]  # untouched
+    assert labels.tolist() == [[0, 1, 1], [0, 255, 255]]  # not changed in place
     assert predictions.tolist() == [[0, 0, 1], [2, 2, 0]]
 
 
@@ -64,13 +64,13 @@ def test_wrong_predictions_are_refused():
         matrix.add(torch.tensor([[0, 1], [2, 3]]), labels)
     with pytest.raises(ValueError, match="-1 to 0 are not in 0 to 2"):
         matrix.add(torch.tensor([[0, 0], [0, -1]]), labels)
-    with pytest.raises(ValueError, match=r"size \(2, 3\) but the labels of size \(2, 2\)"):
+    with pytest.raises(ValueError, match=r"size \(2, 3\) but the labels have \(2, 2\)"):
         matrix.add(torch.zeros(2, 3, dtype=torch.int64), labels)
     assert matrix.numpy().sum() == 0
 
 
-def test_nothing_labelled_is_an_error():
-    with pytest.raises(ValueError, match="No pixel of the data set is labelled"):
+def test_labels_without_a_class_are_an_error():
+    with pytest.raises(ValueError, match="No pixel of the data set has a class"):
         segmentation_metrics(np.zeros((4, 4), np.int64), ["a", "b", "c"])
     with pytest.raises(ValueError, match="2 class names for 3 classes"):
         segmentation_metrics(BY_HAND, ["a", "b"])

@@ -1,4 +1,4 @@
-"""The result table as text, Markdown and JSON."""
+"""The table of results as text, Markdown and JSON."""
 
 import json
 
@@ -58,7 +58,7 @@ def test_no_rows():
     assert "data set" in render([])
 
 
-def test_the_papers_figures():
+def test_the_papers_results():
     assert paper_miou("ade20k_150_test_sem_seg", B, None) == 31.8
     assert paper_miou("ade20k_150_test_sem_seg", B, 8) == 31.6
     assert paper_miou("context_459_test_sem_seg", L, 8) == 22.6

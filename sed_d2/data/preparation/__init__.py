@@ -1,1 +1,1 @@
-"""What the scripts that prepare the benchmarks share."""
+"""Preparation of the benchmarks: from their original annotations to label files."""

@@ -1,38 +1,48 @@
-"""Reading PASCAL Context's ``trainval_merged.json``."""
+"""PASCAL Context: its annotation ``trainval_merged.json`` and its label maps."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco_mask
+from scipy.io import loadmat
 
+from .labels import convert
+from .split import require
+
+#: Keys that versions of the annotation have for the list of segments.
 SEGMENTS = ("annos_segmentation", "annos_segm", "annotations")
+#: Keys that versions of the annotation have for the id of an image.
 IMAGE_IDS = ("image_id", "id")
 
+#: An entry of the annotation.
+Entry = dict[str, Any]
 
-def read_validation_images(path: Path) -> dict[str, tuple[dict, list[dict]]]:
-    """The images of phase "val" and their segments in file order.
+
+def read_validation_images(path: Path) -> dict[str, tuple[Entry, list[Entry]]]:
+    """Read the images of phase "val" and their segments from ``trainval_merged.json``.
 
     Returns:
-        stem -> (the image's entry, its segments' entries).
+        stem -> (the image's entry, its segments' entries in the order of the file).
 
     Raises:
-        ValueError: the file is not of this form.
+        ValueError: the file has another form.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         key = next(key for key in SEGMENTS if key in content)
-        found = {
+        images: dict[int, tuple[Entry, list[Entry]]] = {
             next(image[name] for name in IMAGE_IDS if name in image): (image, [])
             for image in content["images"]
             if image["phase"] == "val"
         }
         for segment in content[key]:
-            if segment["image_id"] in found:
-                found[segment["image_id"]][1].append(segment)
-        return {Path(entry[0]["file_name"]).stem: entry for entry in found.values()}
+            if segment["image_id"] in images:
+                images[segment["image_id"]][1].append(segment)
+        return {Path(entry[0]["file_name"]).stem: entry for entry in images.values()}
     except (ValueError, KeyError, TypeError, StopIteration) as error:
         raise ValueError(
             f"{path} is not PASCAL Context's annotation ({type(error).__name__}: {error}); "
@@ -40,19 +50,23 @@ def read_validation_images(path: Path) -> dict[str, tuple[dict, list[dict]]]:
         ) from error
 
 
-def paint(image: dict, segments: list[dict], source: Path) -> np.ndarray:
-    """The category ids (H, W) of an image's segments, painted over one another in their order.
+def convert_segments(
+    image: Entry, segments: list[Entry], lookup: np.ndarray, source: Path
+) -> np.ndarray:
+    """Paint an image's segments and convert their category ids to labels.
 
     Args:
         image: the image's entry, with ``height`` and ``width``.
-        segments: entries with ``category_id`` and a run-length-encoded ``segmentation``.
+        segments: entries with ``category_id`` and a run-length-encoded ``segmentation``; a later
+            segment covers an earlier one.
+        lookup: the table of :func:`.labels.label_lookup`; 0 is the value outside all segments.
         source: the file that an error names.
 
     Returns:
-        int32; 0 where there is no segment.
+        The labels, (H, W).
 
     Raises:
-        ValueError: a segmentation is malformed or has another size.
+        ValueError: a segmentation is malformed or has another size, or a category is not defined.
     """
     size = (image["height"], image["width"])
     painted = np.zeros(size, np.int32)
@@ -67,4 +81,31 @@ def paint(image: dict, segments: list[dict], source: Path) -> np.ndarray:
                 f"A segment of {image['file_name']} in {source} is malformed ({error}); download "
                 "it again."
             ) from error
-    return painted
+    return convert(painted, lookup, f"{source} ({image['file_name']})")
+
+
+def validation_stems(folder: Path, maps: Path) -> list[str]:
+    """List the stems of the validation images with a label map, sorted.
+
+    They are those of ``pascalcontext_val.txt`` where it exists, else those of phase "val" in
+    ``trainval_merged.json`` that have a file in ``maps``.
+    """
+    released = folder / "pascalcontext_val.txt"
+    if released.is_file():
+        return sorted(Path(line).stem for line in released.read_text().split())
+    annotation = require(
+        folder / "trainval_merged.json", f"the list of the validation images (like {released.name})"
+    )
+    stems = read_validation_images(annotation)
+    return sorted(stem for stem in stems if (maps / f"{stem}.mat").is_file())
+
+
+def convert_label_map(path: Path, lookup: np.ndarray) -> np.ndarray:
+    """Convert the variable LabelMap of a ``.mat`` file to labels, (H, W); see :func:`convert`."""
+    try:
+        raw = loadmat(path, variable_names=["LabelMap"])["LabelMap"]
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # a corrupt file raises almost any exception
+        raise ValueError(f"The label map {path} cannot be read ({error}); replace it.") from error
+    return convert(raw.astype(np.int64), lookup, path)
