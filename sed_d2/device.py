@@ -1,14 +1,17 @@
-"""The device that torch computes on, and the memory that its CPU tensors free."""
+"""The device that torch computes on, and glibc's handling of freed CPU memory."""
 
 import ctypes
 import os
 
 import torch
 
-# Options of glibc's mallopt: the number of blocks with a mapping each, the free bytes at the top
-# of the heap above which they are returned to the system (-1: never), and the bytes by which the
-# heap grows.
-M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD = -4, -1, -2
+#: Option of glibc's mallopt: the maximum number of blocks that are allocated with mmap.
+M_MMAP_MAX = -4
+#: Option of mallopt: the free bytes at the top of the heap above which the heap shrinks; -1 is
+#: never.
+M_TRIM_THRESHOLD = -1
+#: Option of mallopt: the extra bytes of each growth of the heap.
+M_TOP_PAD = -2
 
 
 def best_device() -> str:
@@ -30,15 +33,16 @@ def check_device(device: str) -> None:
 
 
 def keep_freed_memory(device: str) -> None:
-    """Let this process keep freed CPU memory for its next tensors instead of returning it.
+    """Make this process reuse freed CPU memory instead of returning it to the system.
 
     By default glibc returns large blocks to the system, and the kernel clears every page again at
-    the next allocation. This costs nearly half of the time of a training step on a CPU. In
-    exchange the process stays at its peak size, or slightly above it where sizes vary. Programs
-    call it; a library leaves the allocator alone. On other devices it does nothing.
+    the next allocation. This takes nearly half of the time of a training step on a CPU. In
+    exchange the process stays at its peak size, or slightly above it if sizes vary. Commands call
+    this function; the library does not change the allocator.
 
     Args:
-        device: the device of the model, as in ``MODEL.DEVICE``.
+        device: the device of the model, as in ``MODEL.DEVICE``. The function does nothing unless
+            it is a CPU.
     """
     if os.name != "posix" or not device.startswith("cpu"):
         return

@@ -1,4 +1,4 @@
-"""What the programs share: errors that the user can mend as one sentence."""
+"""Errors that the user can fix, printed as one sentence instead of a traceback."""
 
 import logging
 import re
@@ -11,7 +11,7 @@ from yaml import YAMLError
 
 logger = logging.getLogger(__name__)
 
-#: Modules whose errors tell of a wrong config: unknown keys, data sets, models, broken YAML.
+#: Modules whose errors are about a config: unknown keys, data sets or models, and invalid YAML.
 CONFIG_MODULES = (
     "detectron2.config.config",
     "detectron2.data.catalog",
@@ -24,11 +24,11 @@ CONFIG_MODULES = (
 
 @contextmanager
 def one_sentence() -> Iterator[None]:
-    """End the command with ``error: <sentence>`` on stderr and exit code 1; also a decorator.
+    """Exit with ``error: <sentence>`` on stderr and code 1; a context manager and a decorator.
 
-    It does so for what a user can mend: ValueError, OSError (FileNotFoundError among them), what
-    is wrong in a config, and each of these from a worker of a data loader. Any other exception is
-    a bug and keeps its traceback. With logging at DEBUG level these show theirs as well.
+    It handles the errors that a user can fix: ValueError, OSError with its subclasses, errors in a
+    config, and each of these from a worker of a data loader. Any other exception is a bug and keeps
+    its traceback. At the logging level DEBUG the traceback of a handled error is logged.
     """
     try:
         yield
@@ -40,16 +40,16 @@ def one_sentence() -> Iterator[None]:
 
 
 def is_users(error: Exception) -> bool:
-    """Whether the user, not the program, is to mend an error."""
+    """Return whether the user can fix an error; otherwise it is a bug."""
     return isinstance(error, ValueError | OSError) or _is_about_config(error)
 
 
 def sentence(error: Exception) -> str:
-    """The message of an error on one line; of a data loader's worker without its traceback."""
+    """Return the message of an error on one line, without the traceback of a worker process."""
     message = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     worker = re.match(r"Caught (\w+) in DataLoader worker process", message)
     if worker:
-        # The traceback ends with the name of the exception, with its module if that is no builtin.
+        # The traceback ends with the exception's name, after its module unless it is a builtin.
         start = re.compile(rf"^(?:[\w.]+\.)?{worker[1]}: ", re.MULTILINE)
         message = start.split(message)[-1]
     message = " ".join(message.split()) or type(error).__name__

@@ -1,9 +1,10 @@
-"""Run a function in one process, in several (spawned or from torchrun), on GPUs or CPUs."""
+"""Launch of a function in one or several processes, on GPUs or CPUs, with or without torchrun."""
 
 import os
 import socket
 import sys
 from collections.abc import Callable
+from typing import Any
 from urllib.parse import urlparse
 
 import torch
@@ -20,26 +21,26 @@ def launch(
     num_machines: int = 1,
     machine_rank: int = 0,
     dist_url: str = "auto",
-    args: tuple = (),
+    args: tuple[Any, ...] = (),
 ) -> None:
     """Run ``main(*args)`` in ``num_processes`` processes on this machine.
 
-    Under torchrun (or any launcher that sets RANK, WORLD_SIZE and LOCAL_RANK) this process is
-    one of those already started and the numbers given here are not used. Unlike Detectron2's
-    own launch it needs no GPU: processes talk over nccl on CUDA devices, else over gloo.
+    Under torchrun, or another launcher that sets RANK, WORLD_SIZE and LOCAL_RANK, the processes
+    exist already and the numbers given here are not used. Unlike Detectron2's launch this function
+    needs no GPU: the backend is nccl on CUDA devices and gloo on others.
 
     Args:
         main: a function that can be pickled.
-        num_processes: processes on this machine, one per GPU; 0 is 1.
-        device: where the model will be, "cuda" or "cpu".
-        num_machines: machines, each of which calls this with its own ``machine_rank``.
-        machine_rank: 0 .. num_machines - 1.
-        dist_url: ``tcp://host:port`` of machine 0; on one machine also "auto".
-        args: passed to ``main``.
+        num_processes: the number of processes on this machine, one per GPU; 0 means 1.
+        device: the device of the model, "cuda" or "cpu".
+        num_machines: the number of machines; each calls this function.
+        machine_rank: the rank of this machine, 0 to ``num_machines`` - 1.
+        dist_url: ``tcp://host:port`` of machine 0, or "auto" on a single machine.
+        args: the arguments of ``main``.
 
     Raises:
-        ValueError: more processes than GPUs are asked for, or another kind of URL.
-        SystemExit: a spawned process failed; it has said why.
+        ValueError: there are fewer GPUs than processes, or the URL has another form.
+        SystemExit: a spawned process failed and has printed its error.
     """
     if {"RANK", "WORLD_SIZE", "LOCAL_RANK"} <= os.environ.keys():
         _run(main, device, args)
@@ -59,13 +60,15 @@ def launch(
     if url.scheme != "tcp" or not url.port:
         raise ValueError(f"--dist-url '{dist_url}' is not supported: use tcp://host:port")
     environment = {
-        "MASTER_ADDR": url.hostname,
+        "MASTER_ADDR": str(url.hostname),
         "MASTER_PORT": str(url.port),
         "WORLD_SIZE": str(world_size),
         "LOCAL_WORLD_SIZE": str(num_processes),
     }
     try:
-        mp.spawn(_spawned, (environment, machine_rank, main, device, args), nprocs=num_processes)
+        mp.spawn(
+            _run_spawned, (environment, machine_rank, main, device, args), nprocs=num_processes
+        )
     except mp.ProcessExitedException as error:
         sys.exit(error.exit_code)
 
@@ -76,15 +79,22 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
-def _spawned(local_rank: int, environment: dict, machine_rank: int, main, device, args) -> None:
-    """Give a spawned process the environment that torchrun would."""
+def _run_spawned(
+    local_rank: int,
+    environment: dict[str, str],
+    machine_rank: int,
+    main: Callable[..., object],
+    device: str,
+    args: tuple[Any, ...],
+) -> None:
+    """Set the environment variables of torchrun in a spawned process, and run."""
     rank = machine_rank * int(environment["LOCAL_WORLD_SIZE"]) + local_rank
     os.environ.update(environment, LOCAL_RANK=str(local_rank), RANK=str(rank))
     _run(main, device, args)
 
 
-def _run(main, device: str, args) -> None:
-    """Join the process group that the environment describes, run, and leave it."""
+def _run(main: Callable[..., object], device: str, args: tuple[Any, ...]) -> None:
+    """Run in the process group that the environment variables describe."""
     if device.startswith("cuda"):
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
@@ -96,7 +106,7 @@ def _run(main, device: str, args) -> None:
 
 
 def _create_local_process_group(size: int) -> None:
-    """Tell Detectron2 which ranks share this machine."""
+    """Create the process group of each machine, which Detectron2 asks for its local rank."""
     if hasattr(comm, "create_local_process_group"):
         comm.create_local_process_group(size)
         return

@@ -1,9 +1,6 @@
-"""What programs share: errors that a user can mend are one sentence, and freed memory is kept."""
+"""Errors that a user can fix are one sentence; others keep their traceback."""
 
 import logging
-import platform
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -49,12 +46,12 @@ def test_a_bug_keeps_its_traceback(error):
         raise error
 
 
-def test_what_succeeds_returns_its_value():
+def test_a_success_returns_its_value():
     assert one_sentence()(lambda: 3)() == 3
 
 
 @pytest.mark.parametrize(
-    ("content", "opts", "part"),
+    ("content", "opts", "expected"),
     [
         ("MODEL: {NO_SUCH_KEY: 1}", [], "MODEL.NO_SUCH_KEY"),
         ("MODEL: {WEIGHTS: [1]}", [], "MODEL.WEIGHTS"),
@@ -63,11 +60,11 @@ def test_what_succeeds_returns_its_value():
         ("{}", ["TEST.TOPK"], "odd length"),
     ],
 )
-def test_a_wrong_config_is_one_sentence(tmp_path, content, opts, part):
+def test_a_wrong_config_is_one_sentence(tmp_path, content, opts, expected):
     path = tmp_path / "config.yaml"
     path.write_text(content)
     message = message_of(lambda: get_sed_cfg(path, opts))
-    assert part in message
+    assert expected in message
     assert message.endswith("; check the config file and the KEY VALUE pairs")
 
 
@@ -83,7 +80,7 @@ def test_unknown_models_and_data_sets_are_named(tiny_cfg):
 
 
 class BrokenDataset(torch.utils.data.Dataset):
-    """Its only item cannot be read."""
+    """Data set whose only item raises an error."""
 
     def __init__(self, error):
         self.error = error
@@ -108,7 +105,7 @@ class BrokenDataset(torch.utils.data.Dataset):
         (FileNotFoundError("b.png is missing\nin c"), "b.png is missing in c"),
     ],
 )
-def test_an_error_of_a_data_loader_worker_is_its_own_sentence(error, message):
+def test_an_error_of_a_data_loader_worker_is_the_sentence_of_its_cause(error, message):
     loader = torch.utils.data.DataLoader(BrokenDataset(error), num_workers=1)
     assert message_of(lambda: next(iter(loader))) == f"error: {message}"
 
@@ -117,30 +114,3 @@ def test_the_traceback_is_logged_at_debug_level(caplog):
     with caplog.at_level(logging.DEBUG, logger="sed_d2.cli"):
         message_of(raising(ValueError("wrong")))
     assert "Traceback" in caplog.text and "ValueError: wrong" in caplog.text
-
-
-PAGES_OF_TENSORS = """
-import resource
-import torch
-from sed_d2.device import keep_freed_memory
-
-def faults():
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(8):
-        torch.ones(1 << 24)  # 64 MB
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-default = faults()
-keep_freed_memory("cpu")
-faults()  # the heap grows once
-print(default, faults())
-"""
-
-
-def test_freed_memory_is_kept_for_the_next_tensor():
-    done = subprocess.run(
-        [sys.executable, "-c", PAGES_OF_TENSORS], capture_output=True, text=True, check=True
-    )
-    default, kept = map(int, done.stdout.split())
-    # Another C library has no mallopt: there the call has to do nothing, and no harm.
-    assert kept < default / 4 or platform.libc_ver()[0] != "glibc"
