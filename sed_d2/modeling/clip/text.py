@@ -68,7 +68,7 @@ class TextEncoder:
         self.clip = clip
         self.tokenizer = tokenizer
         self.templates = tuple(templates)
-        self.synonyms = SYNONYM_RULES[synonyms]
+        self.synonyms = synonyms
         self.trainable = trainable
         self.batch_size = batch_size
         self.cache = cache
@@ -88,7 +88,8 @@ class TextEncoder:
             (T, P, C) float32 unit vectors on the tower's device. Those of a frozen tower are kept
             in memory and shared between calls: do not change them in place.
         """
-        classes = tuple(tuple(self.synonyms(synonyms)) for synonyms in classes)
+        choose = SYNONYM_RULES[self.synonyms]
+        classes = tuple(tuple(choose(synonyms)) for synonyms in classes)
         if self.trainable:
             return self._embed_classes(classes)
         key = (classes, self._keys.tower_state(), self.clip.text_projection.device)
