@@ -16,15 +16,19 @@ from torch import nn
 from ..clip.convnext import CLIPConvNeXt
 from ..sed.head import SEDHead
 from .clip_convnext import FastCLIPConvNeXt
-from .sed_head import FastSEDHead
+from .sed_head import build_sed_head
 from .weights import Weights
 
 __all__ = ["Accelerator"]
 
-#: Module -> its fast form. Subclasses may compute something else and are not accelerated.
-FORMS: dict[type[nn.Module], Callable[..., Callable[..., Any]]] = {
+#: A callable with the signature of a module's ``forward``.
+Form = Callable[..., Any]
+
+#: Module -> what builds its fast form, or None. Subclasses may compute something else and are not
+#: accelerated.
+FORMS: dict[type[nn.Module], Callable[..., Form | None]] = {
     CLIPConvNeXt: FastCLIPConvNeXt,
-    SEDHead: FastSEDHead,
+    SEDHead: build_sed_head,
 }
 
 
@@ -40,7 +44,7 @@ class Accelerator:
 
     def __init__(self, chunk_elements: int = 0):
         self.chunk_elements = chunk_elements
-        self._forms: dict[tuple[nn.Module, torch.dtype], tuple[tuple, Callable[..., Any]]] = {}
+        self._forms: dict[tuple[nn.Module, torch.dtype], tuple[tuple, Form | None]] = {}
         self._weights: dict[nn.Module, Weights] = {}
         self._lock = Lock()
 
@@ -50,7 +54,7 @@ class Accelerator:
     def __reduce__(self) -> tuple:
         return type(self), (self.chunk_elements,)
 
-    def __call__(self, module: nn.Module, precision: torch.dtype) -> Callable[..., Any] | None:
+    def __call__(self, module: nn.Module, precision: torch.dtype) -> Form | None:
         """Return the fast form of a module; None if it has none, or is in training mode.
 
         Args:
@@ -65,8 +69,11 @@ class Accelerator:
                 self._weights[module] = Weights(module)
             versions = self._weights[module].versions()
             known, form = self._forms.get((module, precision), (None, None))
-            if form is None or known != versions:
-                with torch.inference_mode(False), torch.no_grad():
+            if known != versions:
+                device = next(module.parameters()).device.type
+                # Weights are folded in their precision, whatever the caller's mode.
+                autocast = torch.autocast(device, enabled=False)
+                with torch.inference_mode(False), torch.no_grad(), autocast:
                     form = build(module, precision, self.chunk_elements)
                 self._forms[module, precision] = (versions, form)
             return form
@@ -75,3 +82,4 @@ class Accelerator:
         """Free the cast and folded weights."""
         with self._lock:
             self._forms.clear()
+            self._weights.clear()

@@ -5,14 +5,24 @@ from typing import NamedTuple
 from weakref import ref
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..layers.class_attention import ClassAttention, LinearAttention
+from ..layers.convnext import ConvNeXtBlock
 from ..layers.head_output import HeadOutput
-from ..sed.decoder import check_early_rejection
+from ..sed.decoder import FAM, SFM, FusionLevel, GradualFusionDecoder, check_early_rejection
 from ..sed.head import SKIP_FEATURES, SEDHead, nearest_classes, template_basis
+from ..versions import tensor_versions
 from .linear import linear
 from .sed_decoder import FastDecoder, InputLayers
+
+#: The classes of a head's parts. Other classes, subclasses among them, may compute something else.
+PARTS = frozenset(
+    [SEDHead, GradualFusionDecoder, FusionLevel, FAM, SFM, ConvNeXtBlock, ClassAttention]
+    + [LinearAttention, nn.Conv2d, nn.ConvTranspose2d, nn.GroupNorm, nn.LayerNorm, nn.Linear]
+    + [nn.ModuleList, nn.ReLU, nn.Sequential]
+)
 
 #: Texts whose cast or reduced embeddings are kept.
 KEPT_TEXTS = 4
@@ -28,6 +38,15 @@ class Text(NamedTuple):
 
     embeddings: Tensor
     layers: InputLayers
+
+
+def build_sed_head(
+    head: SEDHead, precision: torch.dtype, chunk_elements: int = 0
+) -> "FastSEDHead | None":
+    """Build the fast form of a head; None if one of its parts is not of ``PARTS``."""
+    if not all(type(part) in PARTS for part in head.modules()):
+        return None
+    return FastSEDHead(head, precision, chunk_elements)
 
 
 class FastSEDHead:
@@ -81,9 +100,12 @@ class FastSEDHead:
         return HeadOutput(torch.cat(logits) if len(logits) > 1 else logits[0], survivors)
 
     def _prepare(self, text: Tensor) -> Text:
-        """Cast or reduce embeddings; once for the same tensor."""
+        """Cast or reduce embeddings; once for the same tensor.
+
+        Tensors made in inference mode count no changes, so what is made of them is not kept.
+        """
         channels = self.head.template_channels
-        key = (None if text.is_inference() else text._version, channels)
+        key = (tensor_versions([text]), channels)
         with self._lock:
             self._texts = [entry for entry in self._texts if entry[0]() is not None]
             for known, known_key, prepared in self._texts:
@@ -97,8 +119,9 @@ class FastSEDHead:
                 prepared = Text(embeddings, self.decoder.fold_input(basis))
             else:
                 prepared = Text(text.to(self.precision), self.decoder.input_layers)
-        with self._lock:
-            self._texts = [*self._texts[1 - KEPT_TEXTS :], (ref(text), key, prepared)]
+        if prepared.embeddings is not text and not text.is_inference():
+            with self._lock:
+                self._texts = [*self._texts[1 - KEPT_TEXTS :], (ref(text), key, prepared)]
         return prepared
 
 
