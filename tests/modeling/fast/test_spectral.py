@@ -7,7 +7,7 @@ from sed_d2.modeling.fast.spectral import inverse_transform, spectral_conv, tran
 
 @pytest.mark.parametrize("size", [(5, 6), (8, 7), (1, 2)])  # odd and even periods
 @pytest.mark.parametrize("kernel", [1, 3, 7])
-def test_it_is_the_convolution(size, kernel):
+def test_spectral_conv_is_the_convolution(size, kernel):
     torch.manual_seed(0)
     x, weight, bias = torch.randn(5, 6, *size), torch.randn(4, 6, kernel, kernel), torch.randn(4)
     expected = F.conv2d(x, weight, bias, padding=kernel // 2)
@@ -17,7 +17,7 @@ def test_it_is_the_convolution(size, kernel):
         assert y.permute(0, 2, 3, 1).is_contiguous()
 
 
-def test_the_transform_is_torch_s():
+def test_transform_is_the_fourier_transform():
     x = torch.randn(4, 5, 3)
     rows, columns = torch.arange(4), torch.arange(5)
     real, imaginary = transform(x, rows, columns, (6, 7), 1)
