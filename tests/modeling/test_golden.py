@@ -5,8 +5,8 @@ import pytest
 import torch
 from golden_inputs import golden_features, golden_image, golden_text
 
-from sed_d2.checkpoint import rename_released_keys
-from sed_d2.modeling.sed.head import cost_map
+from sed_d2.modeling.released_keys import rename_keys
+from sed_d2.modeling.sed.keys import RELEASED_PREFIXES
 
 from ..conftest import deviation, golden, released_weights
 
@@ -15,30 +15,37 @@ GRADIENTS = 1e-3  # relative
 
 
 @pytest.fixture(scope="module")
-def decoder_inputs():
-    embedding = torch.from_numpy(golden_features("image_embedding", (1, 640, 24, 24)))
-    sizes = {"res4": (512, 48), "res3": (256, 96), "res2": (128, 192)}
-    features = [
-        torch.from_numpy(golden_features(name, (1, channels, side, side)))
+def features():
+    """Features of one image, by name."""
+    sizes = {"embedding": (640, 24), "res4": (512, 48), "res3": (256, 96), "res2": (128, 192)}
+    names = {"embedding": "image_embedding"}
+    return {
+        name: torch.from_numpy(golden_features(names.get(name, name), (1, channels, side, side)))
         for name, (channels, side) in sizes.items()
-    ]
-    return embedding, features
+    }
+
+
+@pytest.fixture(params=["auto", "plain"])
+def model(model_b, request):
+    """B with the golden weights, in the form of inference and in the plain one."""
+    accelerator, head = model_b.accelerator, model_b.sem_seg_head
+    pooling, top_k = head.test_pooling, head.top_k
+    if request.param == "plain":
+        model_b.accelerator = None
+    yield model_b
+    model_b.accelerator, head.test_pooling, head.top_k = accelerator, pooling, top_k
 
 
 @pytest.mark.parametrize("pooling", [1, 2])
 @torch.no_grad()
-def test_decoder(model_b, decoder_inputs, pooling, record_property):
-    embedding, features = decoder_inputs
+def test_decoder(model, features, pooling, record_property):
     reference = golden("decoder_b.npz")
-    output = model_b.sem_seg_head.decoder(
-        cost_map(embedding, torch.from_numpy(golden_text(7))),
-        features,
-        pooling=(pooling, pooling),
-        auxiliary=True,
-    )
-    ours = dict(
-        zip(["logits", "aux0", "aux1", "aux2"], [output.logits, *output.auxiliary], strict=True)
-    )
+    model.sem_seg_head.test_pooling = (pooling, pooling)
+    _, head = model.inference_forms()
+    text = torch.from_numpy(golden_text(7))
+    output = head(features, text)
+    auxiliary = model.sem_seg_head(features, text, auxiliary=True).auxiliary
+    ours = dict(zip(["logits", "aux0", "aux1", "aux2"], [output.logits, *auxiliary], strict=True))
     assert output.survivors.tolist() == list(range(7))
     for name, tensor in ours.items():
         found = deviation(tensor[0], reference[f"pool{pooling}_{name}"])
@@ -47,30 +54,28 @@ def test_decoder(model_b, decoder_inputs, pooling, record_property):
 
 
 @torch.no_grad()
-def test_early_rejection(model_b, decoder_inputs, record_property):
-    embedding, features = decoder_inputs
+def test_early_rejection(model, features, record_property):
     reference = golden("decoder_b.npz")
-    output = model_b.sem_seg_head.decoder(
-        cost_map(embedding, torch.from_numpy(golden_text(40))), features, pooling=(1, 1), top_k=1
-    )
+    model.sem_seg_head.top_k = 1
+    _, head = model.inference_forms()
+    output = head(features, torch.from_numpy(golden_text(40)))
     assert output.survivors.tolist() == np.flatnonzero(reference["fast_T40_k1_survivors"]).tolist()
-    scores = output.logits[0].sigmoid()[:, ::4, ::4]
-    found = deviation(scores, reference["fast_T40_k1_scores"])
+    found = deviation(output.scores[0, :, ::4, ::4], reference["fast_T40_k1_scores"])
     record_property("scores", found)
     assert found < FEATURES
 
 
 @torch.no_grad()
-def test_whole_model(model_b, record_property):
+def test_whole_model(model, record_property):
     reference = golden("model_b.npz")
     image = torch.from_numpy(golden_image(480, 640)).permute(2, 0, 1).float()
-    features = {}
-    hook = model_b.backbone.register_forward_hook(lambda _, __, output: features.update(output))
+    encode, _ = model.inference_forms()
+    ((view,),) = model.views(480, 640)
+    features = encode(view.crop((image - model.pixel_mean) / model.pixel_std))
     inputs = [{"image": image, "height": 360, "width": 500}]
-    (result,) = model_b(inputs)
-    hook.remove()
+    (result,) = model(inputs)
     ours = {
-        "text": model_b.text_embeddings(),
+        "text": model.text_embeddings(),
         "image_embedding": features["embedding"],
         "res2": features["res2"][:, :, ::16, ::16],
         "res3": features["res3"][:, :, ::8, ::8],
@@ -85,7 +90,7 @@ def test_whole_model(model_b, record_property):
     agreement = (labels.numpy() == reference["labels"]).mean()
     record_property("labels", agreement)
     assert agreement >= 0.995
-    (only_labels,) = model_b(inputs, labels_only=True)
+    (only_labels,) = model(inputs, labels_only=True)
     assert torch.equal(only_labels["labels"], labels)
 
 
@@ -107,7 +112,7 @@ def test_training_step(model_b, record_property):
         assert losses[name].item() == pytest.approx(value, rel=FEATURES), name
 
     released = {key: key for key in [*reference["grad_norms"], *reference["frozen"]]}
-    rename_released_keys(released)
+    rename_keys(released, RELEASED_PREFIXES)
     gradients = {name: p.grad for name, p in model_b.named_parameters()}
     model_b.zero_grad()
     assert gradients.keys() == released.keys()
