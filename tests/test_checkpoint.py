@@ -2,7 +2,9 @@ import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 
-from sed_d2.checkpoint import SEDCheckpointer, rename_released_keys
+from sed_d2.checkpoint import SEDCheckpointer
+from sed_d2.modeling.released_keys import rename_keys
+from sed_d2.modeling.sed.keys import RELEASED_PREFIXES
 
 
 def released(model):
@@ -10,7 +12,7 @@ def released(model):
     from .conftest import released_shapes
 
     names = {key: key for key in released_shapes("b")}
-    rename_released_keys(names)
+    rename_keys(names, RELEASED_PREFIXES)
     torch.manual_seed(5)
     return {
         names.get(

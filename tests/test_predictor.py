@@ -1,6 +1,7 @@
 """The Python interface: forms of images and vocabularies, sizes, weights, errors."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -36,7 +37,7 @@ def test_it_answers_as_the_evaluation_does(predictor, tiny_cfg, picture, tmp_pat
 
     prediction = predictor(picture, NAMES, scores=True)
     with torch.no_grad():
-        expected = predictor.model([record])[0]["sem_seg"].numpy()
+        expected = predictor.model([record], NAMES)[0]["sem_seg"].numpy()
     assert prediction.scores.shape == (3, 90, 130)
     np.testing.assert_array_equal(prediction.scores, expected)
     np.testing.assert_array_equal(prediction.labels, expected.argmax(0))
@@ -75,20 +76,31 @@ def test_grey_and_transparent_pillow_images_are_taken(predictor, picture):
 
 
 def test_equal_vocabularies_are_embedded_once(predictor, picture, monkeypatch):
-    asked = []
-    encode = predictor.model.text_encoder
-
-    def counting(classes):
-        asked.append(classes)
-        return encode(classes)
-
-    monkeypatch.setattr(predictor.model, "text_encoder", counting)
+    embedded = []
+    encoder = predictor.model.text_encoder
+    embed = encoder._embed_classes
+    monkeypatch.setattr(
+        encoder, "_embed_classes", lambda classes: embedded.append(tuple(classes)) or embed(classes)
+    )
     for same in (NAMES, "cat, windowpane|window, sky", Vocabulary.from_names(NAMES), iter(NAMES)):
         prediction = predictor(picture, same)
         assert prediction.vocabulary.names == tuple(NAMES)
-    assert asked == [(("cat",), ("windowpane", "window"), ("sky",))]
+    assert embedded == [(("cat",), ("windowpane", "window"), ("sky",))]
     assert predictor(picture, ["cat"]).vocabulary.names == ("cat",)
-    assert len(asked) == 2
+    predictor(picture, NAMES)  # the embeddings of several vocabularies are kept
+    assert len(embedded) == 2
+
+
+@pytest.mark.parametrize("threads", [2, 8])
+def test_each_thread_is_answered_for_its_own_words(predictor, picture, threads):
+    vocabularies = [[f"thing {i}", *NAMES[: i % 4]] for i in range(threads)]
+    expected = [predictor(picture, words).labels for words in vocabularies]
+    jobs = [i % threads for i in range(60)]
+    with ThreadPoolExecutor(threads) as pool:
+        found = pool.map(lambda i: predictor(picture, vocabularies[i]), jobs)
+        for i, prediction in zip(jobs, found, strict=True):
+            assert prediction.vocabulary.names == tuple(vocabularies[i])
+            np.testing.assert_array_equal(prediction.labels, expected[i])
 
 
 def test_a_vocabulary_counts_for_its_call_only(predictor, picture):

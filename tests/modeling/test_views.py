@@ -2,12 +2,21 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from sed_d2.modeling.views import View, ViewPlan, ViewScores, merged_labels, merged_scores, pixels
+from sed_d2.modeling.views import (
+    View,
+    ViewPlan,
+    ViewScores,
+    batch_views,
+    merged_labels,
+    merged_scores,
+    pixels,
+    regroup,
+)
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)
 
 
-def answer(scores, survivors=None, box=WHOLE, flip=False):
+def scored(scores, survivors=None, box=WHOLE, flip=False):
     scores = torch.as_tensor(scores)
     survivors = torch.arange(len(scores)) if survivors is None else torch.tensor(survivors)
     return ViewScores(View(box, (32, 32), flip), scores, survivors)
@@ -23,7 +32,7 @@ def test_an_image_can_keep_its_aspect():
     assert ViewPlan(768, keep_aspect=True)(300, 300) == [[View(WHOLE, (768, 768))]]
 
 
-def test_scales_and_mirrored_views_are_groups_of_their_own():
+def test_scales_and_mirrored_views_are_separate_groups():
     groups = ViewPlan(64, scales=(0.5, 1.0), flip=True)(10, 10)
     assert groups == [
         [View(WHOLE, (side, side), flip)] for side in (32, 64) for flip in (False, True)
@@ -57,32 +66,47 @@ def test_a_window_as_long_as_the_image_is_one_window():
     assert [w.box for w in windows] == [WHOLE]
 
 
-def test_a_view_is_cut_scaled_and_mirrored():
+def test_a_view_is_cropped_scaled_and_mirrored():
     image = torch.arange(16.0).view(1, 4, 4).expand(3, 4, 4)
-    cut = View((0.5, 0.0, 1.0, 0.5), (2, 2), flip=True).cut(image)
-    assert cut[0, 0].tolist() == [[9, 8], [13, 12]]
+    crop = View((0.5, 0.0, 1.0, 0.5), (2, 2), flip=True).crop(image)
+    assert crop[0, 0].tolist() == [[9, 8], [13, 12]]
+
+
+def test_batches_hold_views_of_one_size_in_their_order():
+    plan = ViewPlan(64, scales=(0.5, 1.0), window=1.0, overlap=0.0)(
+        32, 64
+    )  # whole, 2 windows, twice
+    assert [len(group) for group in plan] == [1, 2, 1, 2]
+    batches = batch_views([plan, plan], batch_size=2)
+    views = [view for group in plan for view in group]
+    assert [view for batch in batches for view in batch.views] == views + views
+    assert [i for batch in batches for i in batch.images] == [0] * 6 + [1] * 6
+    sizes = [[view.size[0] for view in batch.views] for batch in batches]
+    assert sizes == [[32, 32], [32], [64, 64], [64]] * 2
+    numbers = list(range(6))
+    assert regroup(plan, numbers) == [[0], [1, 2], [3], [4, 5]]
 
 
 def test_windows_are_averaged_by_hand():
     # Two windows of a 1×4 image overlap on its middle two pixels; the whole image is averaged in.
     windows = [
-        answer([[[0.4, 0.4, 0.4]]], box=(0, 0, 1, 0.75)),
-        answer([[[0.8, 0.8, 0.8]]], box=(0, 0.25, 1, 1)),
+        scored([[[0.4, 0.4, 0.4]]], box=(0, 0, 1, 0.75)),
+        scored([[[0.8, 0.8, 0.8]]], box=(0, 0.25, 1, 1)),
     ]
-    whole = [answer([[[0.0, 0.0, 0.0, 1.0]]])]
+    whole = [scored([[[0.0, 0.0, 0.0, 1.0]]])]
     ((classes, scores),) = merged_scores([windows, whole], torch.tensor([0]), (1, 4))
     assert classes.tolist() == [0]
     assert scores.flatten().tolist() == pytest.approx([0.2, 0.3, 0.3, 0.9])
 
 
 def test_mirrored_scores_are_turned_back():
-    groups = [[answer([[[0.0, 1.0]]], flip=True)]]
+    groups = [[scored([[[0.0, 1.0]]], flip=True)]]
     ((_, scores),) = merged_scores(groups, torch.tensor([0]), (1, 2))
     assert scores.flatten().tolist() == [1.0, 0.0]
 
 
 def test_rejected_classes_score_zero():
-    first, second = answer([[[0.2]], [[0.6]]], [0, 2]), answer([[[0.4]]], [3])
+    first, second = scored([[[0.2]], [[0.6]]], [0, 2]), scored([[[0.4]]], [3])
     ((_, scores),) = merged_scores([[first], [second]], torch.arange(4), (1, 1))
     assert scores.flatten().tolist() == pytest.approx([0.1, 0.0, 0.3, 0.2])
     assert merged_labels([[first], [second]], (2, 2)).tolist() == [[2, 2], [2, 2]]
@@ -93,10 +117,10 @@ def test_labels_do_not_depend_on_the_chunk(max_elements):
     torch.manual_seed(0)
     scores = torch.rand(20, 3, 4, requires_grad=True)  # a user may forget no_grad
     expected = F.interpolate(scores[None], size=(7, 9), mode="bilinear", align_corners=False)
-    labels = merged_labels([[answer(scores)]], (7, 9), max_elements)
+    labels = merged_labels([[scored(scores)]], (7, 9), max_elements)
     assert torch.equal(labels, expected[0].argmax(0))
     # Of their own size, since torch rounds ones otherwise, and by how many classes there are.
-    same = merged_labels([[answer(torch.ones(20, 7, 9))]], (7, 9), max_elements)
+    same = merged_labels([[scored(torch.ones(20, 7, 9))]], (7, 9), max_elements)
     assert same.unique().tolist() == [0]
 
 

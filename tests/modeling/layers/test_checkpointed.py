@@ -9,14 +9,16 @@ from open_clip.model import CLIP
 
 from sed_d2 import get_sed_cfg
 from sed_d2.modeling import SEDHead
-from sed_d2.modeling import decoder as decoder_module
-from sed_d2.modeling.clip.convnext import CLIPConvNeXt, build_clip
+from sed_d2.modeling.clip.build import build_clip
+from sed_d2.modeling.clip.convnext import CLIPConvNeXt
+from sed_d2.modeling.layers import checkpointed
+from sed_d2.modeling.layers.checkpointed import set_checkpoints
 from sed_d2.modeling.losses import sem_seg_loss
 from sed_d2.modeling.sed.decoder import GradualFusionDecoder
 
 
-class Kept:
-    """Counts the bytes that autograd and checkpoints keep for the backward pass."""
+class SavedBytes:
+    """Counts the bytes that autograd and checkpoints save for the backward pass."""
 
     def __init__(self, monkeypatch, *parameters):
         self.storages = {}
@@ -26,23 +28,23 @@ class Kept:
         def checkpoint(function, *args, **kwargs):
             for arg in args:
                 if torch.is_tensor(arg):
-                    self.keep(arg)
+                    self.save(arg)
             return original(function, *args, **kwargs)
 
-        for module in (decoder_module, torch.utils.checkpoint):  # timm asks for the latter
+        for module in (checkpointed, torch.utils.checkpoint):  # timm asks for the latter
             monkeypatch.setattr(module, "checkpoint", checkpoint)
 
-    def keep(self, tensor):
+    def save(self, tensor):
         storage = tensor.untyped_storage()
         if storage._cdata not in self.ignored:
-            # Held, so that no later tensor gets the same address.
+            # Held, so that no later tensor gets its address.
             self.storages[storage._cdata] = storage
         return tensor
 
     @contextmanager
     def count(self):
         self.storages.clear()
-        with torch.autograd.graph.saved_tensors_hooks(self.keep, lambda tensor: tensor):
+        with torch.autograd.graph.saved_tensors_hooks(self.save, lambda tensor: tensor):
             yield
         self.bytes = sum(storage.nbytes() for storage in self.storages.values())
 
@@ -62,16 +64,16 @@ def assert_same(ours, plain):
 def test_the_trunk(monkeypatch):
     clip = build_clip("shapes_convnext_atto")
     images = torch.rand(2, 3, 64, 64)
-    kept = Kept(monkeypatch, *clip.parameters())
+    saved = SavedBytes(monkeypatch, *clip.parameters())
     runs = []
     for checkpoints in (False, True):
         backbone = CLIPConvNeXt(clip=clip, checkpoints=checkpoints).train()
         torch.manual_seed(0)  # drop path
-        with kept.count():
+        with saved.count():
             features = backbone(images)
         loss = sum(feature.square().mean() for feature in features.values())
         loss.backward()
-        runs.append((loss.item(), gradients(clip), kept.bytes))
+        runs.append((loss.item(), gradients(clip), saved.bytes))
     assert runs[0][0] == runs[1][0]
     assert_same(runs[1][1], runs[0][1])
     assert runs[1][2] <= 0.55 * runs[0][2]
@@ -81,16 +83,16 @@ def test_the_decoder(monkeypatch):
     torch.manual_seed(0)
     runs = []
     decoder = GradualFusionDecoder(80, 32, [32, 16, 16], [16, 8, 8], [8, 8, 8], [5, 5, 5], 4)
-    kept = Kept(monkeypatch, *decoder.parameters())
+    saved = SavedBytes(monkeypatch, *decoder.parameters())
     cost = torch.rand(2, 3, 80, 8, 8, requires_grad=True)
     features = [torch.randn(2, 8, side, side) for side in (16, 32, 64)]
     for checkpoints in (False, True):
-        decoder.checkpoints = checkpoints
-        with kept.count():
+        set_checkpoints(decoder, checkpoints)
+        with saved.count():
             output = decoder(cost, features, pooling=(2, 2), auxiliary=True)
         loss = sum(logits.square().mean() for logits in (output.logits, *output.auxiliary))
         loss.backward()
-        runs.append((loss.item(), {**gradients(decoder), "cost": cost.grad}, kept.bytes))
+        runs.append((loss.item(), {**gradients(decoder), "cost": cost.grad}, saved.bytes))
         cost.grad = None
     assert runs[0][0] == runs[1][0]
     assert_same(runs[1][1], runs[0][1])
@@ -106,7 +108,7 @@ def test_the_keys_reach_both(tiny_model):
     for on in (False, True):
         opts = ("MODEL.CLIP.CHECKPOINT", on, "MODEL.SEM_SEG_HEAD.CHECKPOINT", on)
         model = tiny_model(*opts).train()
-        assert model.sem_seg_head.decoder.checkpoints is on
+        assert model.sem_seg_head.decoder.levels[1].sfm.checkpoints is on
         assert {stage.grad_checkpointing for stage in model.backbone.clip.visual.trunk.stages} == {
             on
         }
@@ -132,15 +134,15 @@ def test_l_trains_on_an_image_of_768_pixels_in_less_than_40_gigabytes(monkeypatc
             clip = CLIP(**open_clip.get_model_config(cfg.MODEL.CLIP.NAME))
             backbone = CLIPConvNeXt(clip=clip, checkpoints=on)
             model = torch.nn.ModuleList([backbone, SEDHead(cfg, backbone.output_shape())]).train()
-            kept = Kept(monkeypatch, *model.parameters())
+            saved = SavedBytes(monkeypatch, *model.parameters())
             text = torch.empty(171, 80, clip.text_projection.shape[1])
             target = torch.zeros(1, 768, 768, dtype=torch.long)
-            with kept.count():
+            with saved.count():
                 output = model[1](backbone(torch.empty(1, 3, 768, 768)), text, auxiliary=True)
                 for logits in (output.logits, *output.auxiliary):
                     sem_seg_loss(logits, target, 255)
         numbers = [p.numel() * (1 + 3 * p.requires_grad) for p in model.parameters()]
-        totals.append(kept.bytes + 4 * sum(numbers))
+        totals.append(saved.bytes + 4 * sum(numbers))
     plain, checkpointed = totals
     assert plain < 40e9
     assert checkpointed < 0.55 * plain

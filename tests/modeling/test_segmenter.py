@@ -1,4 +1,7 @@
-"""SED on tiny random weights: what must hold whatever the weights are."""
+"""The segmenter on tiny random weights: what must hold whatever the weights are."""
+
+import copy
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -24,7 +27,7 @@ def scores(model, inputs):
 def test_output_is_scores_at_the_asked_size(tiny_model):
     (result,) = scores(tiny_model(names=NAMES), images((50, 70)))
     assert result.shape == (6, 40, 30)
-    assert 0 <= result.min() and result.max() <= 1
+    assert result.min() >= 0 and result.max() <= 1
     without_size = [{"image": images((50, 70))[0]["image"]}]
     assert scores(tiny_model(names=NAMES), without_size)[0].shape == (6, 50, 70)
 
@@ -67,7 +70,7 @@ def test_rejected_classes_score_exactly_zero(tiny_model):
 def test_half_precision_answers_nearly_the_same(tiny_model, dtype):
     inputs = images((64, 64), (50, 70))
     plain = scores(tiny_model(names=NAMES), inputs)
-    model = tiny_model("MODEL.AUTOCAST", dtype, names=NAMES)
+    model = tiny_model("TEST.PRECISION", dtype, names=NAMES)
     assert model.text_embeddings().dtype == torch.float32
     for ours, expected in zip(scores(model, inputs), plain, strict=True):
         assert ours.dtype == torch.float32 and torch.isfinite(ours).all()
@@ -157,8 +160,111 @@ def test_without_a_vocabulary_one_sentence_says_what_to_do(tiny_model):
         scores(model, images((64, 64)))
 
 
+def test_the_words_are_an_argument(tiny_model):
+    model, inputs = tiny_model(names=NAMES), images((64, 64))
+    (expected,) = scores(tiny_model(names=["dog", "red car"]), inputs)
+    with torch.no_grad():
+        for words in (
+            "dog, red car",
+            ["dog", "red car"],
+            Vocabulary.from_names(["dog", "red car"]),
+        ):
+            assert torch.equal(model(inputs, vocabulary=words)[0]["sem_seg"], expected)
+        text = model.text_embeddings("dog, red car")
+        assert torch.equal(model(inputs, text=text)[0]["sem_seg"], expected)
+        with pytest.raises(ValueError, match="pass one of the two"):
+            model(inputs, vocabulary="dog", text=text)
+    assert model.vocabulary.names == NAMES
+    model.set_vocabulary("dog, red car")
+    assert torch.equal(scores(model, inputs)[0], expected)
+
+
+@pytest.mark.parametrize("kernels", ["auto", "plain"])
+def test_threads_with_vocabularies_of_their_own(tiny_model, kernels):
+    model, inputs = tiny_model("TEST.KERNELS", kernels), images((64, 64))
+    vocabularies = [[f"thing {i}", *NAMES[: i % 4]] for i in range(8)]
+    with torch.no_grad():
+        expected = [model(inputs, words)[0]["sem_seg"] for words in vocabularies]
+
+    def segment(i):
+        with torch.no_grad():  # the mode is a thread's own
+            return model(inputs, vocabularies[i])[0]["sem_seg"]
+
+    for threads in (2, 8):
+        jobs = [i % threads for i in range(60)]
+        with ThreadPoolExecutor(threads) as pool:
+            for i, result in zip(jobs, pool.map(segment, jobs), strict=True):
+                torch.testing.assert_close(result, expected[i], atol=1e-6, rtol=0)
+
+
+def test_embeddings_made_in_inference_mode_serve_a_training_step(tiny_model):
+    model = tiny_model()
+    inputs = [{**images((64, 64))[0], "sem_seg": torch.randint(0, 3, (64, 64))}]
+    with torch.inference_mode():
+        model(inputs)
+    losses = model.train()(inputs)
+    sum(losses.values()).backward()
+    assert model.sem_seg_head.decoder.cost_conv.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("opts", [(), ("TEST.FAST_INFERENCE", True, "TEST.TOPK", 1)])
+def test_plain_kernels_give_the_same_scores(tiny_model, opts):
+    inputs = images((64, 64), (50, 70))
+    fast = scores(tiny_model(*opts, names=NAMES), inputs)
+    plain_model = tiny_model(*opts, "TEST.KERNELS", "plain", names=NAMES)
+    assert plain_model.accelerator is None
+    for ours, plain in zip(fast, scores(plain_model, inputs), strict=True):
+        torch.testing.assert_close(ours, plain, atol=1e-5, rtol=0)
+    # With gradients the modules themselves run, in evaluation too.
+    result = tiny_model(*opts, names=NAMES)(inputs)[0]["sem_seg"]
+    result.sum().backward()
+    torch.testing.assert_close(result.detach(), fast[0], atol=1e-5, rtol=0)
+
+
+def test_plain_half_precision_is_autocast(tiny_model):
+    inputs = images((64, 64))
+    plain = tiny_model("TEST.KERNELS", "plain", names=NAMES)
+    expected = scores(plain, inputs)[0]
+    half = tiny_model("TEST.KERNELS", "plain", "TEST.PRECISION", "bfloat16", names=NAMES)
+    found = scores(half, inputs)[0]
+    assert found.dtype == torch.float32 and not torch.equal(found, expected)
+    torch.testing.assert_close(found, expected, atol=0.02, rtol=0)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(plain(inputs)[0]["sem_seg"], found)
+
+
+def test_weights_may_change_at_any_time(tiny_model):
+    model, inputs = tiny_model(names=NAMES), images((64, 64))
+    before = scores(model, inputs)[0]
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        model.sem_seg_head.decoder.head.weight.mul_(-1)
+    assert not torch.allclose(scores(model, inputs)[0], before, atol=1e-3)
+    assert torch.equal(scores(twin, inputs)[0], before)
+    model.load_state_dict(twin.state_dict())
+    assert torch.equal(scores(model, inputs)[0], before)
+    model.train()([{**inputs[0], "sem_seg": torch.zeros(64, 64, dtype=torch.int64)}])[
+        "loss_sem_seg_0"
+    ].backward()
+    with torch.no_grad():
+        for parameter in model.sem_seg_head.parameters():
+            if parameter.grad is not None:
+                parameter -= 0.1 * parameter.grad
+    trained = scores(model.eval(), inputs)[0]
+    assert not torch.equal(trained, before)
+    fresh = tiny_model(names=NAMES)
+    fresh.load_state_dict(model.state_dict())
+    assert torch.equal(scores(fresh, inputs)[0], trained)
+
+
+def test_the_old_name_of_the_architecture_is_accepted(tiny_model):
+    model = tiny_model("MODEL.META_ARCHITECTURE", "SED", names=NAMES)
+    inputs = images((64, 64))
+    assert torch.equal(scores(model, inputs)[0], scores(tiny_model(names=NAMES), inputs)[0])
+
+
 def test_training_gives_four_losses_and_trains_what_it_should(tiny_model):
-    model = tiny_model("MODEL.CLIP_FINETUNE", "frozen").train()
+    model = tiny_model("MODEL.CLIP.FINETUNE", "frozen").train()
     inputs = [
         {"image": x["image"], "sem_seg": torch.randint(0, 3, x["image"].shape[1:])}
         for x in images((64, 64), (64, 64))
@@ -191,7 +297,8 @@ def test_a_training_batch_asks_for_a_sample_of_the_classes(tiny_model):
         (("MODEL.CLIP.RESOLUTION", 100), "RESOLUTION 100 .* multiple of 32"),
         (("MODEL.SEM_SEG_HEAD.NUM_HEADS", 3), "width 16 cannot be split into 3 heads"),
         (("TEST.FAST_INFERENCE", True, "TEST.TOPK", 0), "TEST.TOPK 0"),
-        (("MODEL.AUTOCAST", "half"), "MODEL.AUTOCAST 'half' is unknown: use bfloat16, float16"),
+        (("TEST.PRECISION", "half"), "TEST.PRECISION 'half' is unknown: use bfloat16, float16"),
+        (("TEST.KERNELS", "slow"), "TEST.KERNELS 'slow' is unknown: use auto or plain"),
         (("MODEL.SEM_SEG_HEAD.SAMPLED_CLASSES", -1), "SAMPLED_CLASSES -1 is negative"),
         (("TEST.CHUNK_ELEMENTS", -1), "TEST.CHUNK_ELEMENTS -1"),
         (("TEST.PREREJECT", -1), "TEST.PREREJECT -1"),

@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+from sed_d2.modeling.layers.cost_map import cost_map
+from sed_d2.modeling.layers.head_output import HeadOutput
 from sed_d2.modeling.sed.decoder import GradualFusionDecoder
-from sed_d2.modeling.sed.head import SEDHead, cost_map, nearest_classes, reduce_templates
+from sed_d2.modeling.sed.head import SEDHead, nearest_classes, template_basis
 
 
 def head(**settings):
@@ -49,11 +51,11 @@ def test_classes_rejected_before_the_decoder_keep_their_indices(inputs):
         keep = nearest_classes(features["embedding"], text, 7)
         assert torch.equal(few.survivors, keep)
         assert torch.equal(few.logits, head()(features, text[keep]).logits)
-        fewer = head(pre_reject=7)(features, text, top_k=1)
+        fewer = head(pre_reject=7, top_k=1)(features, text)
     assert set(fewer.survivors.tolist()) < set(keep.tolist())
 
 
-def test_pre_rejection_is_an_image_s_own(inputs):
+def test_pre_rejection_counts_for_one_image(inputs):
     features, text = inputs
     two = {name: feature.repeat(2, 1, 1, 1) for name, feature in features.items()}
     with pytest.raises(ValueError, match="TEST.PREREJECT works on one image"):
@@ -66,8 +68,10 @@ def test_principal_components_of_the_templates(inputs):
     whole = cost_map(embedding, text)
     errors = []
     for channels in (1, 8, 40, 80):
-        reduced, basis = reduce_templates(text, channels)
-        assert reduced.shape == (20, channels, 32) and basis.shape == (80, channels)
+        basis = template_basis(text, channels)
+        assert basis.shape == (80, channels)
+        torch.testing.assert_close(basis.T @ basis, torch.eye(channels), atol=1e-5, rtol=0)
+        reduced = torch.einsum("pr,tpc->trc", basis, text)
         back = torch.einsum("pr,btrhw->btphw", basis, cost_map(embedding, reduced))
         errors.append((back - whole).abs().max().item())
     assert errors == sorted(errors, reverse=True)
@@ -88,34 +92,6 @@ def test_the_decoder_reads_the_components_as_it_reads_the_templates(inputs):
     torch.testing.assert_close(both.logits, kept.logits, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("channels", [0, 40])
-def test_what_is_made_of_the_text_follows_text_and_precision(inputs, channels):
-    features, text = inputs
-    model = head(template_channels=channels)
-    for dtype in (torch.float32, torch.bfloat16, torch.float32):
-        own = {name: feature.to(dtype) for name, feature in features.items()}
-        for some in (text, text[:5], text.flip(0), text):
-            fresh = head(template_channels=channels)
-            half = torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16)
-            with torch.no_grad(), half:
-                assert torch.equal(model(own, some).logits, fresh(own, some).logits)
-
-
-@pytest.mark.parametrize("channels", [0, 40])
-def test_what_is_made_of_the_text_is_kept_for_any_mode_of_autograd(inputs, channels):
-    features, text = inputs
-    features = {name: feature.bfloat16() for name, feature in features.items()}
-    model = head(template_channels=channels)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        with torch.inference_mode():
-            first = model(features, text).logits
-        kept = model._prepared[2]
-        with torch.no_grad():
-            assert torch.equal(model(features, text).logits, first)
-        model(features, text).logits.float().sum().backward()
-    assert model._prepared[2] is kept and kept.dtype == torch.bfloat16
-
-
 def test_values_that_cannot_work_are_refused():
     with pytest.raises(ValueError, match="TEST.PREREJECT -1"):
         head(pre_reject=-1)
@@ -123,9 +99,23 @@ def test_values_that_cannot_work_are_refused():
         head(template_channels=81)
 
 
-def test_autocast_does_not_coarsen_what_is_approximated(inputs):
+def test_autocast_does_not_coarsen_the_approximations(inputs):
     features, text = inputs
-    exact = [*reduce_templates(text, 4), nearest_classes(features["embedding"], text, 5)]
+    exact = [template_basis(text, 4), nearest_classes(features["embedding"], text, 5)]
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        under = [*reduce_templates(text, 4), nearest_classes(features["embedding"], text, 5)]
+        under = [template_basis(text, 4), nearest_classes(features["embedding"], text, 5)]
     assert all(torch.equal(a, b) for a, b in zip(exact, under, strict=True))
+
+
+def test_training_ignores_what_is_for_inference(inputs):
+    features, text = inputs
+    settings = {"top_k": 1, "pre_reject": 5, "template_channels": 3, "test_pooling": (1, 1)}
+    model, reference = head(**settings).train(), head().train()
+    outputs = [m(features, text, auxiliary=True) for m in (model, reference)]
+    assert torch.equal(outputs[0].logits, outputs[1].logits)
+    assert len(outputs[0].auxiliary) == 3
+
+
+def test_scores_are_in_float32():
+    scores = HeadOutput(torch.zeros(1, 2, 3, 3).half(), torch.arange(2)).scores
+    assert scores.dtype == torch.float32 and (scores == 0.5).all()
