@@ -1,17 +1,22 @@
-"""Pictures: colours, overlay, legend, label map, and how they are written."""
+"""Pictures: colours, panels, overlay, legend, label map, and how they are written."""
 
 import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
-from sed_d2 import Vocabulary
+from sed_d2 import Prediction, Vocabulary, visualization
 from sed_d2.data.files import read_labels
-from sed_d2.predictor import FoundClass, Prediction
+from sed_d2.predictor import FoundClass
 from sed_d2.visualization import (
     BACKGROUND,
+    MAX_SIDE,
+    MIN_DISTANCE,
+    MIN_TEXT,
     borders,
     draw_legend,
     draw_overlay,
+    draw_panels,
+    image_colours,
     label_map,
     oklab,
     one_line,
@@ -29,6 +34,11 @@ def classes_found(names):
 
 def legend_of(names, width, **options):
     return draw_legend(classes_found(names), palette(len(names)), width, **options)
+
+
+def colour_distance(a, b):
+    a, b = oklab(np.array([a, b], np.uint8))
+    return np.linalg.norm(a - b)
 
 
 def test_oklab_of_known_colours():
@@ -59,6 +69,115 @@ def test_more_classes_than_colours_start_over():
     np.testing.assert_array_equal(colours[period : period + 9], colours[:9])
 
 
+def test_a_class_has_its_colour_in_the_image():
+    image = np.full((4, 6, 3), (160, 112, 64), np.uint8)
+    image[:, 4:] = (128, 48, 176)
+    labels = np.where(np.arange(6) < 4, 2, 0) * np.ones((4, 1), int)
+    colours = image_colours(image, labels, 4)
+    assert colours.dtype == np.uint8
+    # The grid of colours has steps of 16.
+    np.testing.assert_allclose(colours[2], (160, 112, 64), atol=8)
+    np.testing.assert_allclose(colours[0], (128, 48, 176), atol=8)
+    np.testing.assert_array_equal(colours[[1, 3]], 0)
+
+
+def test_dark_stripes_do_not_dull_a_colour_and_glints_do_not_brighten_it():
+    image = np.zeros((8, 8, 3), np.uint8)
+    image[::2, :4] = (239, 207, 32)  # yellow stripes on black
+    image[:, 4:] = 32
+    image[0, 4:] = 255  # an eighth of the dark class
+    colours = image_colours(image, np.arange(8) // 4 * np.ones((8, 1), int), 2).astype(int)
+    np.testing.assert_allclose(colours[0], (239, 207, 32), atol=8)
+    # All pixels of the dark class reach its median, 32; their mean is 60.
+    assert colours[1].max() < 100
+
+
+def test_classes_that_look_alike_get_colours_that_differ():
+    image = np.full((1, 60, 3), 128, np.uint8)
+    image[:, 30:] = 130
+    labels = np.repeat(np.arange(3), (20, 30, 10))[None]
+    colours = image_colours(image, labels, 3)
+    # The largest class keeps its own colour.
+    np.testing.assert_allclose(colours[1], 129, atol=8)
+    for a, b in ((0, 1), (0, 2), (1, 2)):
+        assert colour_distance(colours[a], colours[b]) >= MIN_DISTANCE
+
+
+def test_hundreds_of_classes_that_look_alike_still_differ():
+    labels = np.arange(600).reshape(20, 30)
+    colours = image_colours(np.full((20, 30, 3), 128, np.uint8), labels, 600)
+    assert len(np.unique(colours, axis=0)) == 600
+
+
+def test_large_images_are_read_in_bands(monkeypatch):
+    random = np.random.RandomState(0)
+    image = random.randint(0, 256, (23, 17, 3)).astype(np.uint8)
+    labels = random.randint(0, 5, (23, 17))
+    colours = image_colours(image, labels, 5)
+    painted = np.asarray(paint(image, labels, colours))
+    monkeypatch.setattr(visualization, "BAND_PIXELS", 40)  # two rows
+    np.testing.assert_array_equal(image_colours(image, labels, 5), colours)
+    np.testing.assert_array_equal(np.asarray(paint(image, labels, colours)), painted)
+
+
+def test_panels_show_image_labels_and_legend_side_by_side():
+    image = np.full((100, 120, 3), (160, 112, 64), np.uint8)
+    image[:, 60:] = (128, 48, 176)
+    labels = (np.arange(120) >= 60) * np.full((100, 1), 2)
+    vocabulary = Vocabulary.from_names(["wood", "sky", "purple circle"])
+    picture = np.asarray(draw_panels(image, Prediction(labels, vocabulary)))
+    assert picture.shape[0] == 100
+    np.testing.assert_array_equal(picture[:, :120], image)
+    colours = image_colours(image, labels, 3)
+    start = 120 + MIN_TEXT // 2
+    panel, legend = picture[:, start : start + 120], picture[:, start + 120 :]
+    np.testing.assert_array_equal(panel[:, :60], np.broadcast_to(colours[0], (100, 60, 3)))
+    np.testing.assert_array_equal(panel[:, 61:], np.broadcast_to(colours[2], (100, 59, 3)))
+    assert (panel[:, 60] == BACKGROUND).all()
+    for colour, shown in zip(colours, (True, False, True), strict=True):
+        assert (legend == colour).all(axis=-1).any() == shown
+
+
+def test_panels_take_the_colours_of_the_caller():
+    prediction = Prediction(np.zeros((40, 50), int), Vocabulary.from_names(["cat"]))
+    picture = draw_panels(np.zeros((40, 50, 3), np.uint8), prediction, colours=palette(1))
+    pixel = picture.getpixel((50 + MIN_TEXT // 2 + 25, 20))
+    assert pixel == tuple(palette(1)[0].tolist())
+
+
+@pytest.mark.parametrize(
+    ("shape", "side", "panel"),
+    [
+        ((30, 40), None, (40, 30)),
+        ((30, 40), 80, (80, 60)),
+        ((2, 3 * MAX_SIDE), None, (MAX_SIDE, 1)),
+    ],
+)
+def test_panels_are_as_large_as_asked_for(shape, side, panel):
+    prediction = Prediction(np.zeros(shape, int), Vocabulary.from_names(["cat"]))
+    picture = np.asarray(draw_panels(np.zeros((*shape, 3), np.uint8), prediction, side=side))
+    drawn = (picture != BACKGROUND).any(axis=-1)
+    assert drawn[0].argmin() == panel[0]
+    assert drawn[:, 0].sum() == panel[1]
+
+
+def test_the_legend_of_panels_gets_the_columns_that_its_height_needs():
+    labels = np.arange(100).reshape(10, 10).repeat(9, 0).repeat(9, 1)
+    vocabulary = Vocabulary.from_names([f"class {i}" for i in range(100)])
+    image = np.full((90, 90, 3), 99, np.uint8)
+    few, many = (
+        draw_panels(image, Prediction(labels, vocabulary), max_entries=count) for count in (3, 24)
+    )
+    assert few.height == many.height == 90
+    assert many.width > 4 * few.width - 4 * (180 + MIN_TEXT)
+
+
+def test_panels_of_image_and_labels_of_two_sizes_are_an_error():
+    prediction = Prediction(np.zeros((4, 5), int), Vocabulary.from_names(["cat"]))
+    with pytest.raises(ValueError, match="give one label per pixel"):
+        draw_panels(np.zeros((4, 4, 3), np.uint8), prediction)
+
+
 def test_mid_grey_shows_the_colour_and_shade_shows_through():
     labels = np.zeros((2, 3), int)
     colours = np.array([[200, 100, 50]], np.uint8)
@@ -87,7 +206,7 @@ def test_wide_lines_do_not_reach_round_the_image():
 
 
 def test_image_and_labels_of_two_sizes_are_an_error():
-    with pytest.raises(ValueError, match="give one per pixel"):
+    with pytest.raises(ValueError, match="give one label per pixel"):
         paint(np.zeros((4, 4, 3), np.uint8), np.zeros((4, 5), int), palette(1))
 
 
@@ -101,6 +220,13 @@ def test_overlay_has_the_image_above_and_the_colours_in_the_legend():
     for index, name in enumerate(vocabulary.names):
         found = np.abs(pixels - palette(3)[index]).max(axis=-1) <= 1
         assert found[:100].any() == found[100:].any() == (name != "dog")
+
+
+def test_overlay_takes_the_colours_of_the_caller():
+    image = np.full((20, 30, 3), 127, np.uint8)
+    prediction = Prediction(np.zeros((20, 30), int), Vocabulary.from_names(["cat"]))
+    overlay = draw_overlay(image, prediction, colours=np.array([[10, 20, 200]], np.uint8))
+    assert overlay.getpixel((overlay.width // 2, 10)) == (10, 20, 200)
 
 
 def test_a_narrow_image_stands_in_the_middle_of_its_legend():
