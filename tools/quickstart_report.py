@@ -23,12 +23,12 @@ from tqdm import tqdm
 
 from sed_d2 import OpenVocabPredictor, get_sed_cfg
 from sed_d2.cli.errors import one_sentence
-from sed_d2.data.files import read_image, write_whole
+from sed_d2.data.files import write_whole
 from sed_d2.device import keep_freed_memory
 from sed_d2.shapes import ablations, vocabulary_of_size
 from sed_d2.shapes.embedded import CONFIG_FILE, get_embedded_cfg
 from sed_d2.shapes.scores import SPLITS, draw_comparison, score_splits
-from sed_d2.visualization import draw_panels, save_picture
+from sed_d2.visualization import save_picture
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # a script's own folder is on the path, its parent is not
@@ -131,10 +131,8 @@ def ablation_table(rows: list[dict]) -> str:
 
 
 def draw_pictures() -> None:
-    """Draw the demo's picture, and scenes of both splits with true and predicted labels."""
+    """Draw scenes of both splits with true and predicted labels."""
     predictor = load_embedded(8)
-    image = read_image(ROOT / "demo" / "images" / "unseen_combinations.jpg")
-    save_picture(draw_panels(image, predictor(image)), FOLDER / "demo.jpg")
     for kind, split in SPLITS.items():
         save_picture(draw_comparison(predictor, split, 3), FOLDER / f"{kind}.jpg")
 
