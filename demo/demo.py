@@ -1,12 +1,12 @@
 #!/usr/bin/env python
-"""Segment images with any class names.
+r"""Segment images with any class names.
 
 For each image it writes two files: NAME_overlay.jpg, the image with its classes in colours and a
 legend of their shares, and NAME_labels.png, whose pixel values are the indices of the classes (8
 bits for up to 256 classes, else 16).
 
     python demo/demo.py --input demo/images --classes "red striped circle, blue star, grass, sand"
-    python demo/demo.py --config-file configs/convnextB_768.yaml --input street.jpg photos/ \\
+    python demo/demo.py --config-file configs/convnextB_768.yaml --input street.jpg photos/ \
         --classes "car, traffic light, person|pedestrian, sky" --opts MODEL.WEIGHTS sed_base.pth
 """
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from sed_d2.predictor import OpenVocabPredictor, Prediction
 
 # The functions import torch and Detectron2, so that --help needs neither.
+
+logger = logging.getLogger(__name__)
 
 #: The number of classes in the line that is printed for an image.
 SHOWN_CLASSES = 5
@@ -125,7 +127,7 @@ def segment(
                 save_picture(labels, labels_file)
                 save_picture(draw_overlay(image, prediction), overlay_file)
             except Exception as error:  # the other images are still segmented
-                logging.debug("The traceback of the error:", exc_info=True)
+                logger.debug("The traceback of the error:", exc_info=True)
                 text = sentence(error)
                 prefix = "" if str(path) in text else f"{path}: "
                 tqdm.write(f"error: {prefix}{text}", file=sys.stderr)

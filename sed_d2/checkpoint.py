@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from torch import nn
 
 from .modeling.released_keys import rename_keys
 
@@ -28,11 +29,18 @@ class SEDCheckpointer(DetectionCheckpointer):
         **checkpointables: what else is saved, as in Detectron2.
     """
 
-    def __init__(self, model, save_dir: str = "", *, strict: bool = True, **checkpointables):
+    def __init__(
+        self,
+        model: nn.Module,
+        save_dir: str = "",
+        *,
+        strict: bool = True,
+        **checkpointables: Any,
+    ) -> None:
         super().__init__(model, save_dir, **checkpointables)
         self.strict = strict
 
-    def load(self, path: str, *args, **kwargs) -> dict[str, Any]:
+    def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Load a checkpoint; "" loads nothing.
 
         Raises:
@@ -59,7 +67,7 @@ class SEDCheckpointer(DetectionCheckpointer):
                 f"({type(error).__name__}): download or save it again"
             ) from error
 
-    def save(self, name: str, **kwargs) -> None:
+    def save(self, name: str, **kwargs: Any) -> None:
         """Save as ``name``.pth, whole or not at all; see :meth:`tag_last_checkpoint`."""
         super().save(f".{name}", **kwargs)
 
@@ -71,7 +79,7 @@ class SEDCheckpointer(DetectionCheckpointer):
         )
         super().tag_last_checkpoint(name)
 
-    def _load_model(self, checkpoint: dict[str, Any]):
+    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         head = getattr(self.model, "sem_seg_head", None)
         rename_keys(checkpoint["model"], getattr(head, "released_prefixes", {}))
         has_clip = any(key.startswith(CLIP_PREFIX) for key in checkpoint["model"])
@@ -103,5 +111,5 @@ class SEDCheckpointer(DetectionCheckpointer):
                 )
         return result
 
-    def _log_incompatible_keys(self, incompatible) -> None:
+    def _log_incompatible_keys(self, incompatible: Any) -> None:
         """Already reported by name in :meth:`_load_model`."""

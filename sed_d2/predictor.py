@@ -23,7 +23,7 @@ from .vocabulary import Vocabulary
 class FoundClass(NamedTuple):
     """Class found in an image: index in the vocabulary, name, share of the pixels."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # it hides tuple.index
     name: str
     share: float
 

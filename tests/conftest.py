@@ -10,12 +10,12 @@ from pathlib import Path
 # Intel's AVX-512 products 1.4e-4, in exact arithmetic 1.2e-4.
 os.environ.setdefault("MKL_ENABLE_INSTRUCTIONS", "AVX2")
 
-import numpy as np  # noqa: E402
-import pytest  # noqa: E402
-import torch  # noqa: E402
-from detectron2.modeling import build_model  # noqa: E402
+import numpy as np
+import pytest
+import torch
+from detectron2.modeling import build_model
 
-from sed_d2 import Vocabulary, get_sed_cfg  # noqa: E402
+from sed_d2 import Vocabulary, get_sed_cfg
 
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = ROOT / "tests" / "golden"

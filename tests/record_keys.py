@@ -7,6 +7,7 @@ import os
 import runpy
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 from detectron2.config import CfgNode
 
@@ -16,7 +17,7 @@ import sed_d2
 class RecordingNode(CfgNode):
     """A config node that adds the key of each value that is read to ``keys_read``."""
 
-    keys_read: set[str] = set()
+    keys_read: ClassVar[set[str]] = set()
 
     def __getitem__(self, name):
         value = super().__getitem__(name)
@@ -25,7 +26,7 @@ class RecordingNode(CfgNode):
         return value
 
     def get(self, name, default=None):
-        return self[name] if name in self else default
+        return self[name] if name in self else default  # noqa: SIM401  (that is get itself)
 
 
 def record(node: CfgNode, path: str = "") -> RecordingNode:

@@ -215,7 +215,7 @@ POOLING = "MODEL.SEM_SEG_HEAD.POOLING_SIZES"
 )
 def test_the_pooling_of_an_evaluation(line, used):
     args = train_net.argument_parser().parse_args(["--config-file", "Base-SED.yaml", *line])
-    assert train_net.get_cfg(args).TEST.POOLING_SIZES == used
+    assert used == train_net.get_cfg(args).TEST.POOLING_SIZES
 
 
 def test_an_evaluation_accepts_the_training_pooling_of_a_file(tmp_path):

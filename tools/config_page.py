@@ -15,9 +15,9 @@ from sed_d2.config import (
     DETECTRON2_KEYS,
     METHODS,
     RENAMED,
-    add_clip_config,
     add_shared_config,
 )
+from sed_d2.modeling.clip.config import add_clip_config
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "config.md"
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sed_d2.cli.errors import one_sentence
-from sed_d2.data.benchmarks import data_root
+from sed_d2.paths import data_root
 from sed_d2.shapes import SPLITS, write_dataset
 
 

@@ -24,6 +24,13 @@ class SemSegTrainMapper:
     The augmentations are: resizing of the shorter side, a random crop in which no class covers more
     than a given share, SSD's colour augmentation, and a random flip. Then the image is padded with
     128 and the labels with the ignored value.
+
+    Args:
+        augmentations: applied in order to image and labels.
+        image_format: the channel order of the images, "RGB" or "BGR".
+        num_classes: label values are 0..num_classes-1 or ``ignore_label``.
+        ignore_label: the label value that training ignores.
+        pad_to: the smallest (height, width) of the result; None disables padding.
     """
 
     @configurable
@@ -36,14 +43,6 @@ class SemSegTrainMapper:
         ignore_label: int,
         pad_to: tuple[int, int] | None = None,
     ) -> None:
-        """
-        Args:
-            augmentations: applied in order to image and labels.
-            image_format: the channel order of the images, "RGB" or "BGR".
-            num_classes: label values are 0..num_classes-1 or ``ignore_label``.
-            ignore_label: the label value that training ignores.
-            pad_to: the smallest (height, width) of the result; None disables padding.
-        """
         self.augmentations = T.AugmentationList(augmentations)
         self.image_format = image_format
         self.num_classes = num_classes
@@ -141,6 +140,12 @@ class SemSegTestMapper:
     """Mapper that reads and resizes an image for evaluation, and reads its labels.
 
     It runs in the workers of the data loader, so the labels are read while the model computes.
+
+    Args:
+        augmentations: applied in order to the image, not to the labels.
+        image_format: the channel order of the images, "RGB" or "BGR".
+        num_classes: label values are 0..num_classes-1 or ``ignore_label``.
+        ignore_label: the label value that evaluation ignores.
     """
 
     @configurable
@@ -152,13 +157,6 @@ class SemSegTestMapper:
         num_classes: int,
         ignore_label: int,
     ) -> None:
-        """
-        Args:
-            augmentations: applied in order to the image, not to the labels.
-            image_format: the channel order of the images, "RGB" or "BGR".
-            num_classes: label values are 0..num_classes-1 or ``ignore_label``.
-            ignore_label: the label value that evaluation ignores.
-        """
         self.augmentations = T.AugmentationList(augmentations)
         self.image_format = image_format
         self.num_classes = num_classes

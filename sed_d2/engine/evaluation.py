@@ -34,7 +34,8 @@ class LabelInference(nn.Module):
         super().__init__()
         self.model = model
         self.training = model.training
-        self.text = getattr(model, "module", model).text_embeddings(vocabulary)
+        unwrapped: Any = getattr(model, "module", model)
+        self.text: Tensor = unwrapped.text_embeddings(vocabulary)
         self.images, self.seconds = 0, 0.0
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Tensor]]:

@@ -9,7 +9,7 @@ from urllib.parse import urlparse
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+import torch.multiprocessing.spawn as mp
 from detectron2.utils import comm
 
 

@@ -1,8 +1,11 @@
 """AdamW with the parameter groups and the clipping of SED's recipe."""
 
 import itertools
+from collections.abc import Callable
+from typing import Any
 
 import torch
+from detectron2.config import CfgNode
 from torch import nn
 
 
@@ -13,13 +16,14 @@ def parameter_groups(
     weight_decay: float,
     weight_decay_norm: float = 0.0,
     clip_multiplier: float = 1.0,
-) -> list[dict]:
-    """Group the trainable parameters of a SED model by learning rate and weight decay.
+) -> list[dict[str, Any]]:
+    """Group the trainable parameters of a segmenter by learning rate and weight decay.
 
     Args:
         model: its image tower is ``model.backbone``.
         base_lr: learning rate of the decoder.
-        weight_decay: for all but the following and embeddings, which have none.
+        weight_decay: for all parameters but those of normalisation layers and of embeddings, which
+            have none.
         weight_decay_norm: for the parameters of normalisation layers.
         clip_multiplier: the image tower learns at ``base_lr * clip_multiplier``.
 
@@ -27,9 +31,9 @@ def parameter_groups(
         At most one optimizer group for each pair of values, in a fixed order.
     """
     norms = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
-    tower = {id(parameter) for parameter in model.backbone.parameters()}
-    groups: dict[tuple[float, float], dict] = {}
-    seen = set()
+    tower = {id(parameter) for parameter in model.get_submodule("backbone").parameters()}
+    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    seen: set[int] = set()
     for module in model.modules():
         for parameter in module.parameters(recurse=False):
             if not parameter.requires_grad or id(parameter) in seen:
@@ -41,7 +45,7 @@ def parameter_groups(
                 decay = weight_decay_norm
             elif isinstance(module, nn.Embedding):
                 decay = 0.0
-            group = {"params": [], "lr": lr, "weight_decay": decay}
+            group: dict[str, Any] = {"params": [], "lr": lr, "weight_decay": decay}
             groups.setdefault((lr, decay), group)["params"].append(parameter)
     return list(groups.values())
 
@@ -49,21 +53,23 @@ def parameter_groups(
 class FullModelClipAdamW(torch.optim.AdamW):
     """AdamW that first clips the norm of the gradient of all parameters together."""
 
-    def __init__(self, params, *, max_norm: float, norm_type: float = 2.0, **kwargs):
+    def __init__(
+        self, params: Any, *, max_norm: float, norm_type: float = 2.0, **kwargs: Any
+    ) -> None:
         super().__init__(params, **kwargs)
         self.max_norm = max_norm
         self.norm_type = norm_type
 
     @torch.no_grad()
-    def step(self, closure=None):
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Clip, then step as AdamW does."""
         parameters = itertools.chain(*(group["params"] for group in self.param_groups))
         nn.utils.clip_grad_norm_(parameters, self.max_norm, self.norm_type)
         return super().step(closure)
 
 
-def build_optimizer(cfg, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer of ``cfg.SOLVER``: AdamW, with full-model clipping if it is enabled.
+def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+    """Build the optimizer of ``cfg.SOLVER``: AdamW, with full-model clipping if it is enabled.
 
     Raises:
         ValueError: gradient clipping is enabled with another type than "full_model".

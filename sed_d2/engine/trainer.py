@@ -35,7 +35,7 @@ class Trainer(DefaultTrainer):
     on CPUs are distributed too, and checkpoints are read strictly.
     """
 
-    def __init__(self, cfg):
+    def __init__(self, cfg: CfgNode) -> None:
         TrainerBase.__init__(self)
         register_custom(cfg.DATASETS.CUSTOM)
         if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
@@ -64,18 +64,18 @@ class Trainer(DefaultTrainer):
         self.cfg = cfg
         self.register_hooks(self.build_hooks())
 
-    def state_dict(self):
-        """What a checkpoint keeps; Detectron2 0.6 forgets the optimizer, later ones do not."""
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state for a checkpoint, with the optimizer, which Detectron2 0.6 omits."""
         return {**super().state_dict(), "_trainer": self._trainer.state_dict()}
 
-    def load_state_dict(self, state_dict):
-        """Restore what :meth:`state_dict` keeps."""
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the state of :meth:`state_dict`."""
         super().load_state_dict(state_dict)
         self._trainer.load_state_dict(state_dict["_trainer"])
 
     @classmethod
-    def build_model(cls, cfg):
-        """Detectron2's build_model, without its log of every layer."""
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        """Build the model, without Detectron2's log of every layer."""
         model = build_model(cfg)
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
         total = sum(p.numel() for p in model.parameters())
@@ -90,13 +90,13 @@ class Trainer(DefaultTrainer):
         return model
 
     @classmethod
-    def build_optimizer(cls, cfg, model):
-        """See :func:`sed_d2.engine.solver.build_optimizer`."""
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        """Build the optimizer, see :func:`sed_d2.engine.solver.build_optimizer`."""
         return build_optimizer(cfg, model)
 
     @classmethod
-    def build_train_loader(cls, cfg):
-        """Detectron2's loader with the training mapper.
+    def build_train_loader(cls, cfg: CfgNode) -> Any:
+        """Build Detectron2's loader with the training mapper.
 
         Raises:
             ValueError: there is no data set, or its ignored value or number of classes is not
@@ -115,19 +115,21 @@ class Trainer(DefaultTrainer):
         return build_detection_train_loader(cfg, mapper=SemSegTrainMapper(cfg, is_train=True))
 
     @classmethod
-    def build_test_loader(cls, cfg, dataset_name):
-        """Detectron2's loader with the mapper that also reads the labels."""
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
+        """Build Detectron2's loader with the mapper that also reads the labels."""
         return build_detection_test_loader(
             cfg, dataset_name, mapper=SemSegTestMapper(cfg, dataset_name)
         )
 
     @classmethod
-    def build_evaluator(cls, cfg, dataset_name):
-        """The evaluator that the data set's metadata asks for."""
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> Any:
+        """Build the evaluator of the data set's metadata."""
         return build_evaluator(dataset_name, f"{cfg.OUTPUT_DIR}/inference/{dataset_name}")
 
     @classmethod
-    def test(cls, cfg, model, evaluators=None):
+    def test(
+        cls, cfg: CfgNode, model: nn.Module, evaluators: list[Any] | None = None
+    ) -> dict[str, Any]:
         """Evaluate each of ``cfg.DATASETS.TEST``, see :func:`evaluate_all`."""
         register_custom(cfg.DATASETS.CUSTOM)
         super_test = super().test
@@ -139,7 +141,7 @@ class Trainer(DefaultTrainer):
 
 
 def distribute(model: nn.Module) -> nn.Module:
-    """Wrap a model for the processes there are; alone it stays as it is."""
+    """Wrap a model for several processes; in a single process it stays as it is."""
     if comm.get_world_size() == 1:
         return model
     on_gpu = next(model.parameters()).is_cuda

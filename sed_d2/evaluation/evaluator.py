@@ -28,23 +28,22 @@ class SemSegEvaluator(Detectron2SemSegEvaluator):
     every label value, stores no predictions, and averages over the classes in the labels on every
     version of Detectron2. If the data set's ``vocabulary`` has more names than its
     ``stuff_classes``, each further name counts as the last class (VOC with background).
+
+    Args:
+        dataset_name: a registered name whose metadata has ``stuff_classes`` and
+            ``ignore_label``.
+        output_dir: the folder that ``<dataset_name>.json`` is written into; None writes no
+            file.
+        distributed: sum the counts over all processes.
+
+    Raises:
+        FileNotFoundError: files of the data set are missing.
+        ValueError: ``ignore_label`` is the value of a class.
     """
 
     def __init__(
         self, dataset_name: str, output_dir: str | None = None, distributed: bool = True
     ) -> None:
-        """
-        Args:
-            dataset_name: a registered name whose metadata has ``stuff_classes`` and
-                ``ignore_label``.
-            output_dir: the folder that ``<dataset_name>.json`` is written into; None writes no
-                file.
-            distributed: sum the counts over all processes.
-
-        Raises:
-            FileNotFoundError: files of the data set are missing.
-            ValueError: ``ignore_label`` is the value of a class.
-        """
         super().__init__(dataset_name, distributed=distributed, output_dir=output_dir)
         vocabulary = MetadataCatalog.get(dataset_name).get("vocabulary") or ()
         self._has_background = len(vocabulary) > self._num_classes

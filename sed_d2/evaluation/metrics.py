@@ -12,13 +12,12 @@ class ConfusionMatrix:
     """Pixel counts by predicted and true class, on the device of the predictions.
 
     Its memory is (T+1)² int64, independent of the size and the number of images.
+
+    Args:
+        num_classes: T; predictions are 0..T-1, and labels from T on are ignored.
     """
 
     def __init__(self, num_classes: int) -> None:
-        """
-        Args:
-            num_classes: T; predictions are 0..T-1, and labels from T on are ignored.
-        """
         self.num_classes = num_classes
         self._counts = torch.zeros((num_classes + 1) ** 2, dtype=torch.int64)
 

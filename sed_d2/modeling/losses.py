@@ -1,4 +1,4 @@
-"""The training loss, binary cross-entropy per class, and the classes that a step takes it over."""
+"""Training loss: binary cross-entropy per class, over all classes or a sample of them."""
 
 import torch
 from torch import Tensor
@@ -10,17 +10,17 @@ def sem_seg_loss(
 ) -> Tensor:
     """Mean binary cross-entropy of every class at every pixel (SED, section 3.2).
 
-    The logits are upsampled to the labels. As in the released model an ignored pixel counts as
-    a negative of every class; ``mask_ignored`` leaves it out instead.
+    The logits are upsampled to the labels. As released, an ignored pixel is a negative of every
+    class; ``mask_ignored`` excludes it instead.
 
     Args:
         logits: (B, T, h, w).
         target: (B, H, W) integers, 0..T-1 or ``ignore_value``.
         ignore_value: the label of pixels without a class.
-        mask_ignored: leave ignored pixels out of the mean.
+        mask_ignored: exclude ignored pixels from the mean.
 
     Returns:
-        A scalar; 0 when ``mask_ignored`` leaves no pixel.
+        A scalar; 0 if ``mask_ignored`` leaves no pixel.
     """
     logits = F.interpolate(logits, size=target.shape[-2:], mode="bilinear", align_corners=False)
     labelled = (target != ignore_value).unsqueeze(1)  # (B, 1, H, W)
@@ -37,21 +37,21 @@ def sem_seg_loss(
 def sample_classes(
     target: Tensor, num_classes: int, count: int, ignore_value: int
 ) -> tuple[Tensor, Tensor]:
-    """The classes of the labels and random others, ``count`` in all.
+    """Draw the classes of the labels and random others, ``count`` in all.
 
-    What large vocabularies call a federated loss (Zhou et al., arXiv 2103.07461), drawn uniformly.
+    The federated loss of large vocabularies (Zhou et al., arXiv 2103.07461), drawn uniformly.
 
     Args:
         target: (B, H, W) integers, 0..num_classes-1 or ``ignore_value``.
         num_classes: T.
-        count: if the labels have more classes than that, these are taken and no others.
+        count: if the labels have more classes, exactly these are taken.
         ignore_value: the label of pixels without a class.
 
     Returns:
-        (T',) ascending class indices, and the target in positions among them.
+        (T',) ascending class indices, and the target as indices into them.
     """
     labelled = target != ignore_value
-    # A class of the labels comes before every other one, which come in random order.
+    # Classes of the labels come first, all others in random order.
     rank = torch.randperm(num_classes, device=target.device)
     present = target[labelled].unique()
     rank[present] = -1

@@ -64,6 +64,9 @@ class OpenVocabSegmenter(nn.Module):
         ValueError: an argument is outside its range; the message names its key.
     """
 
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
     @configurable
     def __init__(
         self,
@@ -275,8 +278,8 @@ class OpenVocabSegmenter(nn.Module):
         """
         kind = self.device.type
         if precision is None:
-            autocast = torch.is_autocast_enabled(kind)
-            precision = torch.get_autocast_dtype(kind) if autocast else torch.float32
+            enabled = torch.is_autocast_enabled(kind)
+            precision = torch.get_autocast_dtype(kind) if enabled else torch.float32
         half = precision != torch.float32
         autocast = torch.autocast(kind, precision if half else None, enabled=half)
         forms = []
@@ -288,7 +291,7 @@ class OpenVocabSegmenter(nn.Module):
         return forms[0], forms[1]
 
     def _rename_released_keys(self, state_dict: dict[str, Tensor], *_: Any) -> None:
-        rename_keys(state_dict, self.sem_seg_head.released_prefixes)
+        rename_keys(state_dict, getattr(self.sem_seg_head, "released_prefixes", {}))
 
 
 @META_ARCH_REGISTRY.register()

@@ -79,7 +79,7 @@ class ViewPlan:
     window: float | None = None
     overlap: float = 1 / 3
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.resolution % self.divisor:
             raise ValueError(
                 f"MODEL.CLIP.RESOLUTION {self.resolution} is no multiple of the encoder's stride: "
@@ -120,10 +120,11 @@ class ViewPlan:
     def _size(self, scale: float, height: int, width: int) -> tuple[int, int]:
         """Return the (height, width) in pixels at which a part of this aspect is seen."""
         stretch = (height / width) ** 0.5 if self.keep_aspect else 1.0
-        return tuple(
-            max(1, round(self.resolution * scale * factor / self.divisor)) * self.divisor
+        rows, columns = (
+            max(1, round(self.resolution * scale * factor / self.divisor))
             for factor in (stretch, 1 / stretch)
         )
+        return rows * self.divisor, columns * self.divisor
 
     def _spans(self, length: float) -> list[tuple[float, float]]:
         """Space spans of this length evenly from 0 to 1, with at least the asked overlap."""
@@ -206,20 +207,25 @@ def merged_scores(
         step = min(step, CPU_CLASSES)
     counts = [_coverage(group, size) for group in groups]
     for chosen in classes.split(step):
-        total = None
-        for group, count in zip(groups, counts, strict=True):
-            if len(group) == 1:
-                merged = _upsample(group[0], chosen, size)
-            else:
-                merged = group[0].scores.new_zeros(len(chosen), *size)
-                for scored in group:
-                    top, left, bottom, right = pixels(scored.view.box, size)
-                    merged[:, top:bottom, left:right] += _upsample(
-                        scored, chosen, (bottom - top, right - left)
-                    )
-                merged /= count
-            total = merged if total is None else total.add_(merged)
+        total = _merge_group(groups[0], counts[0], chosen, size)
+        for group, count in zip(groups[1:], counts[1:], strict=True):
+            total = total.add_(_merge_group(group, count, chosen, size))
         yield chosen, total if len(groups) == 1 else total.div_(len(groups))
+
+
+def _merge_group(
+    group: Sequence[ViewScores], count: Tensor, classes: Tensor, size: tuple[int, int]
+) -> Tensor:
+    """Average the views of a group, (n, *size), given how many of them show each pixel."""
+    if len(group) == 1:
+        return _upsample(group[0], classes, size)
+    merged = group[0].scores.new_zeros(len(classes), *size)
+    for scored in group:
+        top, left, bottom, right = pixels(scored.view.box, size)
+        merged[:, top:bottom, left:right] += _upsample(
+            scored, classes, (bottom - top, right - left)
+        )
+    return merged.div_(count)
 
 
 def merged_labels(
@@ -232,15 +238,14 @@ def merged_labels(
     """
     # All other classes score 0 everywhere.
     alive = torch.cat([scored.survivors for group in groups for scored in group]).unique()
-    best = labels = None
-    for chosen, scores in merged_scores(groups, alive, size, max_elements):
+    chunks = merged_scores(groups, alive, size, max_elements)
+    chosen, scores = next(chunks)
+    best, index = scores.max(dim=0)
+    labels = chosen[index]
+    for chosen, scores in chunks:
         value, index = scores.max(dim=0)
-        if best is None:
-            best, labels = value, chosen[index]
-        else:
-            better = value > best
-            best = torch.maximum(best, value)
-            labels = torch.where(better, chosen[index], labels)
+        labels = torch.where(value > best, chosen[index], labels)
+        best = torch.maximum(best, value)
     return labels
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import open_clip
 import torch
@@ -50,7 +51,7 @@ def embed_cells(backbone: CLIPConvNeXt, images: Tensor) -> Tensor:
 
 @torch.no_grad()
 def cell_accuracy(
-    backbone: CLIPConvNeXt, tokenizer, phases: Sequence[Phase], count: int, seed: int
+    backbone: CLIPConvNeXt, tokenizer: Any, phases: Sequence[Phase], count: int, seed: int
 ) -> dict[str, float]:
     """Return the accuracy, in percent, of the cells that an object fills by at least 30 %.
 

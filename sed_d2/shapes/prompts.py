@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -20,7 +22,7 @@ class PromptSampler:
         tokens: (P, T, L) ids, each training name in each template.
     """
 
-    def __init__(self, tokenizer):
+    def __init__(self, tokenizer: Any):
         prompts = [template(name) for template in PROMPT_TEMPLATES for name in TRAIN_CLASSES]
         self.tokens: Tensor = trim(tokenizer(prompts)).unflatten(0, (-1, len(TRAIN_CLASSES)))
         words = {word for name in TRAIN_CLASSES for word in name.split()}

@@ -3,12 +3,11 @@
 import difflib
 
 import open_clip
-from torch import nn
 
 from . import open_clip_adapter
 
 
-def build_clip(name: str, pretrained: str = "") -> nn.Module:
+def build_clip(name: str, pretrained: str = "") -> open_clip.CLIP:
     """Build an open_clip model, both towers, in float32 on the CPU.
 
     Args:

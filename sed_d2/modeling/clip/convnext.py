@@ -7,6 +7,7 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from open_clip import CLIP
 from torch import Tensor, nn
 
 from . import open_clip_adapter, timm_adapter
@@ -44,7 +45,7 @@ class CLIPConvNeXt(Backbone):
     def __init__(
         self,
         *,
-        clip: nn.Module,
+        clip: CLIP,
         finetune: str = "full",
         pretrained: bool = False,
         checkpoints: bool = False,

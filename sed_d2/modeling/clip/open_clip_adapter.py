@@ -3,13 +3,14 @@
 import contextlib
 import logging
 from collections.abc import Iterator
+from typing import Any
 
 import open_clip
 from open_clip.transformer import text_global_pool
 from torch import Tensor, nn
 
 
-def create_model(name: str, pretrained: str) -> nn.Module:
+def create_model(name: str, pretrained: str) -> open_clip.CLIP:
     """Build a model in float32 on the CPU; "" for ``pretrained`` gives random weights."""
     with _muted_root_logger():
         return open_clip.create_model(name, pretrained=pretrained or None)
@@ -33,17 +34,17 @@ def timm_tower(name: str) -> str | None:
     return None if config is None else config["vision_cfg"].get("timm_model_name", "")
 
 
-def project_dense(visual: nn.Module, features: Tensor) -> Tensor:
+def project_dense(visual: Any, features: Tensor) -> Tensor:
     """Apply an image tower's projection at every position: (B, h, w, C') -> (B, h, w, C)."""
     return visual.head(features)
 
 
-def embedding_width(clip: nn.Module) -> int:
+def embedding_width(clip: open_clip.CLIP) -> int:
     """Return C, the width of image and text embeddings."""
     return clip.text_projection.shape[1]
 
 
-def encode_text(clip: nn.Module, tokens: Tensor) -> Tensor:
+def encode_text(clip: open_clip.CLIP, tokens: Tensor) -> Tensor:
     """Compute ``clip.encode_text`` for sequences shorter than the context length.
 
     Args:
@@ -60,7 +61,7 @@ def encode_text(clip: nn.Module, tokens: Tensor) -> Tensor:
     return x @ clip.text_projection
 
 
-def text_tensors(clip: nn.Module) -> dict[str, Tensor]:
+def text_tensors(clip: open_clip.CLIP) -> dict[str, Tensor]:
     """Return the text tower's parameters and buffers by name."""
     return {
         name: tensor
@@ -69,7 +70,7 @@ def text_tensors(clip: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def text_settings(clip: nn.Module) -> str:
+def text_settings(clip: open_clip.CLIP) -> str:
     """Describe what the text tower computes with its tensors: activations, heads, pooling."""
     heads = [
         module.num_heads

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from threading import Lock
 
 import torch
-from torch import Tensor, nn
+from open_clip import CLIP
+from torch import Tensor
 from torch.nn import functional as F
 
 from .open_clip_adapter import embedding_width, encode_text
@@ -52,7 +53,7 @@ class TextEncoder:
 
     def __init__(
         self,
-        clip: nn.Module,
+        clip: CLIP,
         tokenizer: Callable[[Sequence[str]], Tensor],
         *,
         templates: Sequence[Callable[[str], str]] = PROMPT_TEMPLATES,
@@ -107,7 +108,7 @@ class TextEncoder:
         text = torch.empty(
             len(classes), len(self.templates), embedding_width(self.clip), dtype=projection.dtype
         )
-        missing = list(range(len(classes)))
+        missing, keys = list(range(len(classes))), []
         if self.cache is not None:
             keys = self._keys(classes, self.templates)
             missing = [i for i in missing if not self.cache.read(keys[i], text[i])]

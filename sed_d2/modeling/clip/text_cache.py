@@ -1,4 +1,4 @@
-"""Text embeddings on disk: classes that were embedded once are read, not embedded again."""
+"""Text embeddings on disk, one file per class, shared by processes."""
 
 import hashlib
 import logging
@@ -13,31 +13,41 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from open_clip import CLIP
+from torch import Tensor
 
 from ..versions import tensor_versions
 from .open_clip_adapter import text_settings, text_tensors
 
 logger = logging.getLogger(__name__)
 
-#: Changes when the same names, templates and weights are to give another embedding, or when the
-#: form of the files changes.
+#: Part of every key. Raise it when the embedding of the same names, templates and weights changes,
+#: or the format of the files does.
 VERSION = 1
+
+#: Suffix of the files.
 SUFFIX = ".sedtext"
+
+#: Suffix of a file that is being written.
 _TEMPORARY_SUFFIX = f"{SUFFIX}.tmp"
+
+#: Bytes of the checksum at the start of a file.
 _CHECKSUM_BYTES = 4
-# Seconds after which an unfinished file belongs to a killed process; writing takes milliseconds.
+
+#: Seconds after which an unfinished file was left by a killed process; writing takes milliseconds.
 _ABANDONED_AFTER = 3600
+
+#: Bytes that a thread hashes at a time.
 _CHUNK_BYTES = 1 << 24
 
 
 def build_text_cache(folder: str, gigabytes: float) -> "TextCache | None":
-    """The cache that ``MODEL.CLIP.TEXT_CACHE`` and ``TEXT_CACHE_GB`` ask for.
+    """Build the cache of ``MODEL.CLIP.TEXT_CACHE`` and ``TEXT_CACHE_GB``.
 
     Args:
-        folder: where the files lie; "" is ``sed_d2/text`` in torch's hub folder, which the
+        folder: the folder of the files; "" is ``sed_d2/text`` in torch's hub folder, which the
             environment variable ``TORCH_HOME`` moves.
-        gigabytes: what all files may take together, in 10^9 bytes; 0 is no cache.
+        gigabytes: size limit of all files together, in 10^9 bytes; 0 is no cache.
 
     Raises:
         ValueError: ``gigabytes`` is negative.
@@ -53,14 +63,15 @@ def build_text_cache(folder: str, gigabytes: float) -> "TextCache | None":
 
 
 class TextCache:
-    """A folder with a file for each embedded class; many processes may use it at once.
+    """Folder with a file for each embedded class; many processes may use it at once.
 
-    A file is a checksum and the embedding's bytes. Nothing about the folder is an error: what
-    cannot be read is embedded again, and what cannot be written is embedded at every start.
+    A file holds a checksum and the embedding's bytes. Problems of the folder are no errors: a class
+    whose file cannot be read is embedded again, and one whose file cannot be written is embedded at
+    every start.
 
     Args:
-        folder: made when something is first written.
-        max_bytes: what all files may take together; those not used for longest go first.
+        folder: created at the first write.
+        max_bytes: size limit of all files together; the least recently used ones are deleted.
     """
 
     def __init__(self, folder: Path, max_bytes: int):
@@ -69,37 +80,39 @@ class TextCache:
         self._writable = True
 
     def read(self, key: str, out: Tensor) -> bool:
-        """Fill a tensor with the embedding kept under ``key``.
+        """Fill a tensor with the embedding stored under ``key``.
 
         Args:
             key: see :class:`TextKeys`.
             out: (P, C) contiguous, on the CPU; its content is undefined after False.
 
         Returns:
-            Whether there is an entry of this size and it is sound.
+            Whether there is an intact entry of this size.
         """
         path, data = self._path(key), _bytes(out)
         try:
             with open(path, "rb") as file:
                 checksum = file.read(_CHECKSUM_BYTES)
-                # One byte more than there should be shows a longer file.
+                # Reading one more byte detects a longer file.
                 sound = file.readinto(data) == len(data) and not file.read(1)
         except (FileNotFoundError, NotADirectoryError):
             return False
         except OSError as error:
-            logger.info("The text embedding %s cannot be read (%s): it is made again.", path, error)
+            logger.info(
+                "The text embedding %s cannot be read (%s): it is computed again.", path, error
+            )
             return False
         if not sound or checksum != _checksum(key, data):
-            logger.info("The text embedding %s is damaged: it is made again.", path)
+            logger.info("The text embedding %s is damaged: it is computed again.", path)
             return False
-        # The time of the last use: the system's own is not kept on many disks. In a folder that
-        # can only be read there is none, and nothing is evicted either.
+        # Record the last use, since many disks are mounted without access times. A read-only folder
+        # has none, but nothing is evicted from it either.
         with suppress(OSError):
             os.utime(path)
         return True
 
     def write(self, embeddings: Mapping[str, Tensor]) -> None:
-        """Keep (P, C) contiguous CPU tensors under their keys, then evict down to ``max_bytes``."""
+        """Store (P, C) contiguous CPU tensors by key, then evict down to ``max_bytes``."""
         if not self._writable:
             return
         try:
@@ -110,15 +123,15 @@ class TextCache:
         except OSError as error:
             self._writable = False
             logger.warning(
-                "Text embeddings cannot be kept in %s (%s), so they are made at every start: name "
+                "Text embeddings cannot be stored in %s (%s), so every start computes them: name "
                 "another folder in MODEL.CLIP.TEXT_CACHE, or set MODEL.CLIP.TEXT_CACHE_GB to 0.",
                 self.folder,
                 error,
             )
 
     def _write(self, key: str, data: memoryview) -> None:
-        # Like data.files.write_whole, but with a temporary name of this call's own: there the name
-        # is fixed, and here several processes may write one entry at once.
+        # Not data.files.write_whole, whose temporary name is fixed: several processes may write one
+        # entry at once.
         temporary = self.folder / f".{uuid.uuid4().hex}{_TEMPORARY_SUFFIX}"
         try:
             with open(temporary, "xb") as file:
@@ -130,7 +143,7 @@ class TextCache:
             raise
 
     def _evict(self) -> None:
-        """Delete the entries not used for longest, and what killed processes left."""
+        """Delete the least recently used entries, and files that killed processes left."""
         entries = []
         with os.scandir(self.folder) as files:
             for file in files:
@@ -139,9 +152,10 @@ class TextCache:
                     if file.name.endswith(SUFFIX):
                         status = file.stat()
                         entries.append((status.st_mtime_ns, status.st_size, file.path))
-                    elif file.name.endswith(_TEMPORARY_SUFFIX):
-                        if file.stat().st_mtime < time.time() - _ABANDONED_AFTER:
-                            os.unlink(file.path)
+                    elif file.name.endswith(_TEMPORARY_SUFFIX) and (
+                        file.stat().st_mtime < time.time() - _ABANDONED_AFTER
+                    ):
+                        os.unlink(file.path)
         surplus = sum(size for _, size, _ in entries) - self.max_bytes
         for _, size, path in sorted(entries):
             if surplus <= 0:
@@ -154,14 +168,14 @@ class TextCache:
 
 
 class TextKeys:
-    """Names the embeddings of classes by everything that they are made from.
+    """Keys of embeddings, made of everything that they depend on.
 
     Args:
         clip: the open_clip model that holds the text tower.
         tokenizer: texts -> (N, context length) token ids.
     """
 
-    def __init__(self, clip: nn.Module, tokenizer):
+    def __init__(self, clip: CLIP, tokenizer: Callable[[Sequence[str]], Tensor]):
         self.clip = clip
         self.tokenizer = tokenizer
         self._tower: tuple[tuple | None, bytes] = (None, b"")  # state and digest, set together
@@ -169,7 +183,7 @@ class TextKeys:
     def __call__(
         self, classes: Sequence[Sequence[str]], templates: Sequence[Callable[[str], str]]
     ) -> list[str]:
-        """A key for each class, of 64 hexadecimal digits.
+        """Return a key of 64 hexadecimal digits for each class.
 
         It depends on the present weights of the text tower, its activations, heads and way of
         pooling, the precision of torch's matrix products, the templates and the class's synonyms
@@ -213,7 +227,7 @@ class TextKeys:
         return digest
 
 
-def _digest_tower(clip: nn.Module) -> bytes:
+def _digest_tower(clip: CLIP) -> bytes:
     digest = hashlib.sha256(text_settings(clip).encode())
     # Chunks by threads, since hashing releases Python's lock: the base model's tower has 365 MB.
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
@@ -227,9 +241,9 @@ def _digest_tower(clip: nn.Module) -> bytes:
 
 
 def _matmul_precision() -> str:
-    """How exact float32 products are; TensorFloat-32 is not to be kept for those who want float32.
+    """Return the precision of float32 products, so that TensorFloat-32 has separate entries.
 
-    Torch raises where its newer settings were used and no answer holds for every backend.
+    Torch raises an error if its newer settings differ between backends.
     """
     try:
         return torch.get_float32_matmul_precision()
@@ -238,10 +252,10 @@ def _matmul_precision() -> str:
 
 
 def _bytes(tensor: Tensor) -> memoryview:
-    """The memory of a contiguous CPU tensor."""
+    """Return the memory of a contiguous CPU tensor."""
     return tensor.view(-1).view(torch.uint8).numpy().data
 
 
 def _checksum(key: str, data: memoryview) -> bytes:
-    # With the key, so that a file under another's name does not pass.
+    # With the key, so that a renamed file does not pass.
     return zlib.crc32(data, zlib.crc32(key.encode())).to_bytes(_CHECKSUM_BYTES, "little")

@@ -1,9 +1,9 @@
 """The internals of timm's ConvNeXt that this package uses; no other file touches them."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from timm.layers import Mlp
 from timm.layers.activations import GELU
+from timm.layers.mlp import Mlp
 from torch import Tensor, nn
 
 
@@ -40,17 +40,17 @@ class Trunk(NamedTuple):
     head_norm: nn.Module
 
 
-def stages(trunk: nn.Module) -> list[Stage]:
+def stages(trunk: Any) -> list[Stage]:
     """Describe the stages of a trunk, fine to coarse."""
     return [Stage(info["num_chs"], info["reduction"]) for info in trunk.feature_info]
 
 
-def set_checkpoints(trunk: nn.Module, enabled: bool) -> None:
+def set_checkpoints(trunk: Any, enabled: bool) -> None:
     """Keep only the inputs of the blocks for the backward pass, and recompute the rest."""
     trunk.set_grad_checkpointing(enabled)
 
 
-def forward_pyramid(trunk: nn.Module, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+def forward_pyramid(trunk: Any, images: Tensor) -> tuple[Tensor, list[Tensor]]:
     """Run a trunk on (B, 3, H, W).
 
     Returns:
@@ -61,7 +61,7 @@ def forward_pyramid(trunk: nn.Module, images: Tensor) -> tuple[Tensor, list[Tens
     return trunk.head.norm(last), pyramid
 
 
-def split_trunk(trunk: nn.Module) -> Trunk:
+def split_trunk(trunk: Any) -> Trunk:
     """Return the parts that :func:`forward_pyramid` runs."""
     return Trunk(
         trunk.stem,
@@ -71,7 +71,7 @@ def split_trunk(trunk: nn.Module) -> Trunk:
     )
 
 
-def mlp_block(block: nn.Module) -> MlpBlock | None:
+def mlp_block(block: Any) -> MlpBlock | None:
     """Return the layers of a block of the base and large towers; None for other kinds of block."""
     if (
         type(block.mlp) is Mlp

@@ -4,7 +4,7 @@ import math
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..layers.class_attention import ClassAttention, LinearAttention
@@ -84,7 +84,8 @@ def class_attention_(
     pools = tuple(pooling) != (1, 1)
     tokens = (F.avg_pool2d(x, pooling) if pools else x).permute(0, 2, 3, 1)  # (T, h, w, C)
     height, width = tokens.shape[1:3]
-    attention, (first, _, second) = layer.attention, layer.mlp
+    attention = layer.attention
+    first, second = (part for part in layer.mlp if isinstance(part, nn.Linear))
     scale = x.new_ones(())
     # Positions are independent, classes are not. The tokens of a position next to each other are
     # a matrix for each head as they are, and stay in the cache.

@@ -69,5 +69,9 @@ def _cast_block(block: nn.Module, precision: torch.dtype) -> timm_adapter.MlpBlo
     if layers is None:
         return block
     return timm_adapter.MlpBlock(
-        *(in_dtype(layer, precision) for layer in layers[:-1]), layers.gamma
+        in_dtype(layers.conv_dw, precision),
+        in_dtype(layers.norm, precision),
+        in_dtype(layers.fc1, precision),
+        in_dtype(layers.fc2, precision),
+        layers.gamma,
     )

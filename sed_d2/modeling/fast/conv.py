@@ -27,7 +27,7 @@ def conv_to_one(x: Tensor, conv: nn.Conv2d) -> Tensor:
         return conv(x)
     weight = conv.weight[0].permute(1, 2, 0).flatten(0, 1).contiguous()  # (9, C)
     taps = (weight @ x.flatten(2)).unflatten(2, x.shape[-2:])  # (N, 9, H, W)
-    return sum_taps(taps, conv.bias).unsqueeze(1)
+    return sum_taps(taps, conv.get_parameter("bias")).unsqueeze(1)
 
 
 def sum_taps(taps: Tensor, bias: Tensor) -> Tensor:
@@ -52,17 +52,17 @@ def sum_taps(taps: Tensor, bias: Tensor) -> Tensor:
     return y
 
 
-def up_as_linear(up: nn.ConvTranspose2d, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def up_as_linear(up: nn.Module, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Return the weight (2 * 2 * g, C) and bias of a 2×2 transposed convolution of stride 2.
 
     It makes four positions of one, and no two overlap: a linear layer to 2 * 2 * g channels.
 
     Args:
-        up: C -> g channels.
+        up: an ``nn.ConvTranspose2d``, C -> g channels.
         weight: another weight (C, g, 2, 2) in place of its own.
     """
-    weight = up.weight if weight is None else weight
-    return weight.permute(2, 3, 1, 0).flatten(0, 2).contiguous(), up.bias.repeat(4)
+    weight = up.get_parameter("weight") if weight is None else weight
+    return weight.permute(2, 3, 1, 0).flatten(0, 2).contiguous(), up.get_parameter("bias").repeat(4)
 
 
 def cost_guidance(ups: Sequence[tuple[Tensor, Tensor]], x: Tensor) -> Tensor:

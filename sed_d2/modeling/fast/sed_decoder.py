@@ -69,7 +69,9 @@ class FastDecoder:
         """Fold a basis (P, R) of the templates into the layers that read them: they are linear."""
         conv, level = self.plain.cost_conv, self.plain.levels[0]
         up = level.cost_guidance[0]
-        weight, up_weight = conv.weight, up.weight
+        weight: Tensor = conv.weight
+        bias: Tensor = conv.get_parameter("bias")
+        up_weight: Tensor = up.get_parameter("weight")
         if basis is not None:
             weight = torch.einsum("ophw,pr->orhw", weight, basis)
             up_weight = torch.einsum("pohw,pr->rohw", up_weight, basis)
@@ -77,10 +79,10 @@ class FastDecoder:
         up_weight, up_bias = up_as_linear(up, up_weight)
         return InputLayers(
             weight.to(self.precision),
-            conv.bias.to(self.precision),
+            bias.to(self.precision),
             (up_weight.to(self.precision), up_bias.to(self.precision)),
             torch.einsum("ct,cpij->tpij", taps, weight),
-            conv.bias @ taps,
+            bias @ taps,
         )
 
     def __call__(
@@ -94,7 +96,8 @@ class FastDecoder:
     ) -> HeadOutput:
         """Decode the cost map (T, R, H, W) of one image; all has the form's precision."""
         survivors = torch.arange(len(cost), device=cost.device)
-        x, ups = None, []
+        x: Tensor | None = None
+        ups: list[tuple[Tensor, Tensor]] = []
         for i, (level, image_feature) in enumerate(zip(self.levels, image_features, strict=True)):
             if top_k and top_k < len(cost):
                 scores = self._score(cost, layers) if x is None else level.score(x)
@@ -109,12 +112,13 @@ class FastDecoder:
             ups.append(layers.up if i == 0 else level.up)
             last = level is self.levels[-1]
             x = level(x, cost, image_feature, ups, self.head if last else None, pooling)
+        assert x is not None  # there is a level
         return HeadOutput(x.transpose(0, 1), survivors)
 
     def _score(self, cost: Tensor, layers: InputLayers) -> Tensor:
         """Compute the first auxiliary head's logits (T, H, W) before the 7×7 convolution."""
         taps = self._conv7(cost, layers.score_weight, layers.score_bias)
-        return sum_taps(taps, self.plain.levels[0].aux_head.bias.float())
+        return sum_taps(taps, self.plain.levels[0].aux_head.get_parameter("bias").float())
 
     def _conv7(self, cost: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """Convolve (N, R, H, W) in the weight's precision, to channels last."""

@@ -19,10 +19,12 @@ from .sed_decoder import FastDecoder, InputLayers
 
 #: The classes of a head's parts. Other classes, subclasses among them, may compute something else.
 PARTS = frozenset(
-    [SEDHead, GradualFusionDecoder, FusionLevel, FAM, SFM, ConvNeXtBlock, ClassAttention]
-    + [LinearAttention, nn.Conv2d, nn.ConvTranspose2d, nn.GroupNorm, nn.LayerNorm, nn.Linear]
-    + [nn.ModuleList, nn.ReLU, nn.Sequential]
-)
+    {
+        SEDHead, GradualFusionDecoder, FusionLevel, FAM, SFM, ConvNeXtBlock, ClassAttention,
+        LinearAttention, nn.Conv2d, nn.ConvTranspose2d, nn.GroupNorm, nn.LayerNorm, nn.Linear,
+        nn.ModuleList, nn.ReLU, nn.Sequential,
+    }
+)  # fmt: skip
 
 #: Texts whose cast or reduced embeddings are kept.
 KEPT_TEXTS = 4

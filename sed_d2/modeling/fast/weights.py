@@ -1,11 +1,15 @@
 """Weights in another precision, and whether they have changed."""
 
 import copy
+from typing import TypeVar
 
 import torch
 from torch import nn
 
 from ..versions import tensor_versions
+
+#: Type of a module.
+M = TypeVar("M", bound=nn.Module)
 
 
 class Weights:
@@ -28,7 +32,7 @@ class Weights:
         )
 
 
-def in_dtype(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+def in_dtype(module: M, dtype: torch.dtype) -> M:
     """Return a module of the same form with parameters of a dtype.
 
     Parameters that have the dtype already are shared with the module, which stays as it is.

@@ -164,7 +164,7 @@ class GradualFusionDecoder(nn.Module):
         self.cost_conv = nn.Conv2d(num_templates, hidden_dim, 7, padding=3)
         dims = [hidden_dim, *decoder_dims]
         cost_dims = [num_templates, *guidance_dims]
-        self.levels = nn.ModuleList(
+        self.levels: Sequence[FusionLevel] = nn.ModuleList(  # type: ignore[assignment]
             FusionLevel(
                 dims[i],
                 dims[i + 1],
@@ -180,8 +180,9 @@ class GradualFusionDecoder(nn.Module):
         if prior_prob:
             # One of T classes is right at a pixel. Heads that start at 0.5 first learn that every
             # class is unlikely (RetinaNet, arXiv 1708.02002, section 4.1).
+            bias = math.log(prior_prob / (1 - prior_prob))
             for head in (*(level.aux_head for level in self.levels), self.head):
-                nn.init.constant_(head.bias, math.log(prior_prob / (1 - prior_prob)))
+                nn.init.constant_(head.get_parameter("bias"), bias)
         set_checkpoints(self, checkpoints)
 
     def forward(

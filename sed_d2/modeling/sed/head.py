@@ -79,8 +79,8 @@ class SEDHead(nn.Module):
                 f"{', '.join(GUIDANCE)}"
             )
         self.decoder = decoder
-        self.train_pooling = tuple(train_pooling)
-        self.test_pooling = tuple(test_pooling)
+        self.train_pooling = (train_pooling[0], train_pooling[1])
+        self.test_pooling = (test_pooling[0], test_pooling[1])
         self.guidance = GUIDANCE[guidance]
         self.top_k = top_k
         self.pre_reject = pre_reject
