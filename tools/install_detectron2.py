@@ -1,14 +1,15 @@
 #!/usr/bin/env python
 """Install Detectron2 into the running Python, without a compiler and without GitHub.
 
-Does nothing where Detectron2 imports. Otherwise it takes the source archive ``pb1-detectron2`` 0.6
-from PyPI (the Python files of the official tag v0.6; Detectron2 itself is not on PyPI), checks its
-SHA-256, patches it for today's numpy, Pillow and setuptools, and installs it with pip as the pure
-Python package ``detectron2`` 0.6, so that ``pip uninstall detectron2`` removes it. Compiled
-operators (deformable convolution, rotated boxes) are left out; calling one says so.
+If Detectron2 can be imported already, nothing is done. Otherwise this script downloads the source
+archive ``pb1-detectron2`` 0.6 from PyPI (Detectron2 itself is not on PyPI; the archive holds the
+Python files of the official tag v0.6), checks its SHA-256, patches it for current numpy, Pillow and
+setuptools, and installs it with pip as the pure Python package ``detectron2`` 0.6. Remove it with
+``pip uninstall detectron2``. Compiled operators (deformable convolution, rotated boxes) are left
+out; calling one raises an error that says so.
 
-PyTorch and torchvision must be installed first. Needs nothing but the standard library and pip,
-and goes through pip's own settings, so that mirrors and proxies work.
+Install PyTorch and torchvision first. The script needs only the standard library and pip. It
+downloads with pip, so pip's settings for mirrors and proxies apply.
 
     python tools/install_detectron2.py
     python tools/install_detectron2.py --archive pb1-detectron2-0.6.tar.gz   # a copy of the archive
@@ -21,9 +22,9 @@ import importlib.metadata
 import importlib.util
 import os
 import re
+import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
@@ -32,7 +33,7 @@ REQUIREMENT = "pb1-detectron2==0.6"
 SHA256 = "5d2e9e51e523ec72f6a31cca04b0a515492e9514b773a3d134cedc0677170b29"
 UPSTREAM = "git+https://github.com/facebookresearch/detectron2.git"
 
-# What Detectron2 imports at run time; its own list also pins a formatter and caffe2 helpers.
+#: What Detectron2 imports at run time. Its own list has a formatter and caffe2 helpers besides.
 DEPENDENCIES = (
     "Pillow>=7.1",
     "cloudpickle",
@@ -48,49 +49,44 @@ DEPENDENCIES = (
     "tqdm>4.29.0",
     "yacs>=0.1.8",
 )
+#: Package in ``detectron2.projects`` -> its folder in the archive.
 PROJECTS = {
     "deeplab": "DeepLab",
     "panoptic_deeplab": "Panoptic-DeepLab",
     "point_rend": "PointRend",
 }
-# The engine pulls in nearly all of Detectron2; the project needs the colour augmentation.
+#: The engine imports nearly all of Detectron2. PointRend has the colour augmentation.
 PROBE = "import detectron2.engine, detectron2.projects.point_rend"
 
 
 class Patch(NamedTuple):
-    """In ``file``, replace each of exactly ``count`` occurrences of ``old`` by ``new``."""
+    """Replaces a regular expression in the files that match a glob."""
 
-    file: str
-    old: str
-    new: str
-    count: int = 1
+    files: str
+    pattern: str
+    replacement: str
+    #: Number of matches in all of these files together.
+    matches: int = 1
 
 
 PATCHES = (
-    # numpy 1.24 removed the aliases of the Python types.
-    Patch("detectron2/data/build.py", "dtype=np.int", "dtype=int", 2),
-    Patch("detectron2/data/datasets/pascal_voc.py", "np.str)", "str)"),
-    Patch("detectron2/evaluation/pascal_voc_evaluation.py", "np.bool)", "bool)", 2),
-    Patch("detectron2/evaluation/sem_seg_evaluation.py", "np.int)", "int)", 2),
-    Patch("detectron2/evaluation/sem_seg_evaluation.py", "np.float)", "float)", 5),
-    Patch("detectron2/structures/masks.py", "np.bool)", "bool)", 3),
-    Patch("detectron2/utils/video_visualizer.py", "np.bool)", "bool)"),
-    Patch("detectron2/utils/visualizer.py", "np.bool)", "bool)", 3),
-    # numpy 2 made copy=False an error where a copy is needed.
-    Patch("detectron2/layers/mask_ops.py", "np.array(mask, copy=False)", "np.asarray(mask)"),
-    # Pillow 10 removed the old name.
-    Patch("detectron2/data/transforms/transform.py", "Image.LINEAR", "Image.BILINEAR"),
+    # numpy 1.24 removed its aliases of Python's types.
+    Patch("detectron2/**/*.py", r"\bnp\.(bool|float|int|str)\b", r"\1", 19),
+    # numpy 2 raises an error where copy=False needs a copy.
+    Patch("detectron2/layers/mask_ops.py", r"array\(mask, copy=False\)", "asarray(mask)"),
+    # Pillow 10 removed the old name of BILINEAR.
+    Patch("detectron2/data/transforms/transform.py", r"Image\.LINEAR", "Image.BILINEAR"),
     # setuptools 82 removed pkg_resources.
-    Patch("detectron2/model_zoo/model_zoo.py", "import pkg_resources\n", ""),
+    Patch("detectron2/model_zoo/model_zoo.py", r"import pkg_resources\n", ""),
     Patch(
         "detectron2/model_zoo/model_zoo.py",
-        'pkg_resources.resource_filename(\n        "detectron2.model_zoo", os.path.join('
-        '"configs", config_path)\n    )',
-        'os.path.join(os.path.dirname(__file__), "configs", config_path)',
+        r'pkg_resources\.resource_filename\(\s*"detectron2\.model_zoo"',
+        "os.path.join(os.path.dirname(__file__)",
     ),
 )
 
-COMPILED_STUB = '''"""Stands in for Detectron2's compiled extension."""
+#: The source of ``detectron2._C``, in place of the compiled extension.
+COMPILED_STUB = '''"""A placeholder for Detectron2's compiled extension."""
 
 
 def get_compiler_version():
@@ -111,7 +107,7 @@ def __getattr__(name):
 
     def operator(*args, **kwargs):
         raise NotImplementedError(
-            f"detectron2._C.{name} is a compiled operator and this Detectron2 was installed "
+            f"detectron2._C.{name} is a compiled operator, and this Detectron2 was installed "
             "without them: build Detectron2 from its source to use it."
         )
 
@@ -126,7 +122,6 @@ build-backend = "setuptools.build_meta"
 name = "detectron2"
 version = "0.6"
 description = "Detectron2 v0.6 without its compiled operators"
-requires-python = ">=3.10"
 dependencies = {dependencies}
 
 [tool.setuptools.packages.find]
@@ -138,25 +133,23 @@ include = ["detectron2*"]
 
 
 class InstallError(Exception):
-    """What went wrong and the way out, in one sentence."""
+    """An error whose message is one sentence: what went wrong and the way out."""
 
 
 def last_error(output: str) -> str:
-    """The line that says most in the error output of pip or Python, without its full stop."""
+    """Return the most telling line of pip's or Python's error output, without its full stop."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    # pip's own first complaint, else the last one of a program that it ran, else the last line.
+    # pip's own first error, else the last error of a program that pip ran, else the last line.
     own = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
     others = [line for line in lines if re.match(r"(\w+\.)*(\w*[Ee]rror|fatal): .* ", line)]
     return ([*own[:1], *others[-1:], *lines[-1:]] or ["no message"])[0].rstrip(".")
 
 
 def pip(arguments: list[str], failure: str, quiet: bool = False, other: Path | None = None) -> None:
-    """Run pip of this Python, or another one that lies in the folder ``other``.
-
-    Its progress is shown unless ``quiet``.
+    """Run this Python's pip, or the one in the folder ``other``; show its output unless ``quiet``.
 
     Raises:
-        InstallError: pip failed; the sentence is ``failure``, where {error} is pip's own message.
+        InstallError: pip failed; the message is ``failure`` with pip's own message for {error}.
     """
     result = subprocess.run(
         [sys.executable, "-m", "pip", *arguments],
@@ -170,23 +163,23 @@ def pip(arguments: list[str], failure: str, quiet: bool = False, other: Path | N
 
 
 def probe() -> str:
-    """Import Detectron2 in a fresh Python: "" where that works, else the last line of the error."""
+    """Import Detectron2 in a new process; return the error's last line, "" if there is none."""
     result = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True)
     return last_error(result.stderr) if result.returncode else ""
 
 
 def installed_version() -> str | None:
-    """The version of a completely installed Detectron2, working or not."""
+    """Return the version of a complete installation of Detectron2, working or not, else None."""
     try:
         distribution = importlib.metadata.distribution("detectron2")
     except importlib.metadata.PackageNotFoundError:
         return None
-    # pip writes RECORD last: without it, this is what an interrupted installation left.
+    # pip writes RECORD last. Without it, the installation was interrupted.
     return distribution.version if distribution.read_text("RECORD") is not None else None
 
 
 def need(*modules: str) -> None:
-    """Raise InstallError unless all of these modules can be imported here."""
+    """Raise InstallError unless all of these modules are installed."""
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
     if missing:
         raise InstallError(
@@ -197,8 +190,8 @@ def need(*modules: str) -> None:
 
 def fetch(folder: Path) -> Path:
     """Download the source archive into ``folder`` and return its path."""
-    # pip runs the archive's setup.py, which imports torch, to learn its metadata. The hash is given
-    # to pip as well, so that it is checked before anything of the archive is run.
+    # To read the metadata, pip runs the archive's setup.py, which imports torch. pip gets the hash,
+    # so that it is checked before anything of the archive is run.
     need("torch", "setuptools", "wheel")
     requirements = folder / "requirements.txt"
     requirements.write_text(f"{REQUIREMENT} --hash=sha256:{SHA256}\n")
@@ -210,10 +203,10 @@ def fetch(folder: Path) -> Path:
         except InstallError as error:
             if "direct URL dependencies" not in str(error):
                 raise
-            # pip 26.3 refuses the archive for an extra, of no use here, that names its dependency
-            # by URL. An older pip beside it does not.
+            # pip 26.3 refuses the archive, because an unused extra names a dependency by its URL.
+            # An older pip accepts it.
             older = folder / "pip"
-            pip(["install", "--target", str(older), "pip<26"], "{error}", quiet=True)
+            pip(["install", "--target", str(older), "pip<26.3"], "{error}", quiet=True)
             pip(command, "{error}", quiet=True, other=older)
     except InstallError as error:
         if "HASHES" in str(error):
@@ -229,7 +222,7 @@ def fetch(folder: Path) -> Path:
 
 
 def check_archive(archive: Path) -> None:
-    """Raise InstallError unless the file is the very archive that the patches were made for."""
+    """Raise InstallError unless the file is the archive that the patches were made for."""
     try:
         digest = hashlib.sha256(archive.read_bytes()).hexdigest()
     except OSError as error:
@@ -245,25 +238,30 @@ def check_archive(archive: Path) -> None:
 
 
 def apply_patches(source: Path) -> None:
-    """Patch the unpacked archive in ``source``; each patch must match as often as it says."""
+    """Patch the unpacked archive in ``source``.
+
+    Raises:
+        InstallError: a patch has more or fewer matches than it expects.
+    """
     for patch in PATCHES:
-        path = source / patch.file
-        text = path.read_text(encoding="utf-8") if path.is_file() else ""
-        found = text.count(patch.old)
-        if found != patch.count:
+        found = 0
+        for path in source.glob(patch.files):
+            text = path.read_text(encoding="utf-8")
+            text, matches = re.subn(patch.pattern, patch.replacement, text)
+            if matches:
+                path.write_text(text, encoding="utf-8")
+            found += matches
+        if found != patch.matches:
             raise InstallError(
-                f"The patch of {patch.file} expects {patch.old!r} {patch.count} times and found it "
-                f"{found} times: this archive needs another version of {Path(__file__).name}."
+                f"The patch of {patch.files} expects {patch.pattern!r} {patch.matches} times and "
+                f"found it {found} times: this archive needs another version of "
+                f"{Path(__file__).name}."
             )
-        path.write_text(text.replace(patch.old, patch.new), encoding="utf-8")
 
 
 def prepare(archive: Path, folder: Path) -> Path:
-    """Unpack and patch the archive in ``folder``; return the folder of the buildable source."""
-    # The checksum vouches for the content; the filter only silences Python 3.12's warning.
-    safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
-    with tarfile.open(archive) as tar:
-        tar.extractall(folder, **safely)
+    """Unpack and patch the archive in ``folder``; return the folder of the source to build."""
+    shutil.unpack_archive(archive, folder, "gztar")
     source = next(path.parent for path in folder.glob("*/setup.py"))
     apply_patches(source)
     for package, project in PROJECTS.items():
@@ -290,18 +288,17 @@ def install_release(archive: Path | None) -> None:
         build = ["wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder)]
         pip([*build, str(source)], "Cannot build the Detectron2 wheel ({error}).", quiet=True)
         wheel = next(folder.glob("*.whl"))
-        # Dependencies first and Detectron2 alone last: should they fail, nothing of it is there.
-        # Any OpenCV will do; the headless one needs no system library.
+        # Detectron2 comes last, so that nothing of it is installed if a dependency fails. Any build
+        # of OpenCV will do; the headless one needs no system library.
         opencv = () if importlib.util.find_spec("cv2") else ("opencv-python-headless",)
-        dependencies = [*DEPENDENCIES, *opencv]
-        if dependencies:
-            print("Installing what Detectron2 needs ...", flush=True)
+        if dependencies := [*DEPENDENCIES, *opencv]:
+            print("Installing the dependencies of Detectron2 ...", flush=True)
             pip(
                 ["install", *dependencies],
-                "Cannot install what Detectron2 needs ({error}): check the network and pip's index "
-                "settings.",
+                "Cannot install the dependencies of Detectron2 ({error}): check the network and "
+                "pip's index settings.",
             )
-        # --ignore-installed overwrites what an interrupted installation may have left.
+        # --ignore-installed overwrites what an interrupted installation left.
         pip(
             ["install", "--no-deps", "--no-index", "--ignore-installed", str(wheel)],
             "Cannot install the Detectron2 wheel ({error}).",
@@ -319,10 +316,10 @@ def install_from_git(reference: str) -> None:
 
 
 def install(archive: Path | None, git_reference: str | None) -> None:
-    """Install Detectron2 unless it is there, and make sure that it imports.
+    """Install Detectron2 unless it is installed, and check that it can be imported.
 
     Raises:
-        InstallError: it could not be installed; then nothing of Detectron2 is left.
+        InstallError: Detectron2 could not be installed; nothing of it is left then.
     """
     error = probe()
     version = installed_version()
@@ -334,8 +331,8 @@ def install(archive: Path | None, git_reference: str | None) -> None:
         return
     if version:
         raise InstallError(
-            f"Detectron2 {version} is installed but cannot be imported ({error}): repair that, or "
-            "run pip uninstall detectron2 and then this command again."
+            f"Detectron2 {version} is installed, but cannot be imported ({error}): install what is "
+            "missing, or run pip uninstall detectron2 and then this command again."
         )
     if git_reference:
         install_from_git(git_reference)
@@ -352,7 +349,7 @@ def install(archive: Path | None, git_reference: str | None) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Command line entry: 0 where Detectron2 imports at the end, else 1."""
+    """Run the command line; return 0 if Detectron2 can be imported at the end, else 1."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
