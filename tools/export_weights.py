@@ -10,12 +10,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from detectron2.modeling import build_model
-
-from sed_d2 import get_sed_cfg
-from sed_d2.checkpoint import SEDCheckpointer
 from sed_d2.cli.errors import one_sentence
-from sed_d2.shapes import embedded
 
 
 @one_sentence()
@@ -26,6 +21,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("checkpoint", type=Path, help="the checkpoint that train_net.py wrote")
     args = parser.parse_args(arguments)
+
+    from detectron2.modeling import build_model
+
+    from sed_d2 import get_sed_cfg
+    from sed_d2.checkpoint import SEDCheckpointer
+    from sed_d2.shapes import embedded
+
     # A damaged checkpoint, or another model's, does not load, and nothing is written.
     model = build_model(get_sed_cfg(embedded.CONFIG_FILE, ["MODEL.DEVICE", "cpu"]))
     SEDCheckpointer(model).load(str(args.checkpoint))

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from sed_d2.cli.errors import one_sentence
 from sed_d2.paths import data_root
-from sed_d2.shapes import SPLITS, write_dataset
 
 
 @one_sentence()
@@ -28,21 +27,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--train",
         type=int,
-        default=SPLITS["train"].default_count,
-        help="number of scenes (%(default)s)",
+        metavar="N",
+        help="training scenes (default: all)",
     )
     parser.add_argument(
         "--val",
         type=int,
-        default=SPLITS["val_seen"].default_count,
-        help="number of scenes, seen and unseen each (%(default)s)",
+        metavar="N",
+        help="scenes of each validation split (default: all)",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of all scenes")
     parser.add_argument(
         "--jobs", type=int, default=os.cpu_count(), help="number of processes that draw"
     )
     args = parser.parse_args(arguments)
-    counts = {"train": args.train, "val_seen": args.val, "val_unseen": args.val}
+
+    from sed_d2.shapes import SPLITS, write_dataset
+
+    asked = {"train": args.train, "val_seen": args.val, "val_unseen": args.val}
+    counts = {
+        split: SPLITS[split].default_count if count is None else count
+        for split, count in asked.items()
+    }
     write_dataset(args.root / "shapes", counts, args.seed, args.jobs)
 
 
