@@ -288,6 +288,7 @@ def test_a_copy_of_a_model_has_forms_of_its_weights(tiny_model, duplicate):
     batch = [{"image": 255 * torch.rand(3, 64, 64)}]
     (before,) = model(batch)
     other = duplicate(model)
+    assert other.accelerator is not model.accelerator
     assert other.accelerator.chunk_elements == 1000
     assert torch.equal(other(batch)[0]["sem_seg"], before["sem_seg"])
     for name in ("backbone", "sem_seg_head"):
@@ -302,20 +303,25 @@ def test_threads_share_a_model(build_backbone, build_head, images, features, tex
     backbone, head = build_backbone(), build_head(top_k=2, template_channels=40)
     precisions = [torch.float32, torch.bfloat16]
     texts = [text.roll(i, dims=0) for i in range(8)]
-    accelerate, barrier = Accelerator(), Barrier(8)
+    shared, barrier = Accelerator(), Barrier(8)
+
+    forms = set()
 
     def run(accelerate, i):
         precision = precisions[i % 2]
         with torch.no_grad():
-            encoded = accelerate(backbone, precision)(images + i)
-            return encoded, accelerate(head, precision)(features, texts[i])
+            encode, score = accelerate(backbone, precision), accelerate(head, precision)
+            if accelerate is shared:
+                forms.update({encode, score})
+            return encode(images + i), score(features, texts[i])
 
     def run_thread(i):
         barrier.wait()
-        return [run(accelerate, i) for _ in range(3)]
+        return [run(shared, i) for _ in range(3)]
 
     with ThreadPoolExecutor(8) as pool:
         outputs = list(pool.map(run_thread, range(8)))
+    assert len(forms) == 4  # two modules, two precisions
     for i, thread_outputs in enumerate(outputs):
         expected = run(Accelerator(), i)
         for output in thread_outputs:
