@@ -76,7 +76,7 @@ def test_wheel_makefile_and_readme_name_the_same_pythons(wheel):
     settings = (ROOT / "pyproject.toml").read_text()
     assert re.search(r'target-version = "py3(\d+)"', settings)[1] == str(oldest)
     supported = f"3.{oldest} to 3.{newest}"
-    assert f"Python {supported}" in (ROOT / "README.md").read_text()
+    assert f"Python 3.{oldest} or newer" in (ROOT / "README.md").read_text()
     result = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True)
     assert f"({supported})" in result.stdout
 
