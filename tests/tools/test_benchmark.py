@@ -1,42 +1,36 @@
-"""The benchmark: its command, its statistics and verdicts, its checks, its counts of arithmetic."""
+"""The benchmark: its command, stages and checks, verdicts, counts of arithmetic and tables."""
 
 import json
 import re
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch.nn import functional as F
 
-from sed_d2 import shapes
-from sed_d2.modeling.sed.decoder import GradualFusionDecoder
+from sed_d2.modeling.layers.head_output import HeadOutput
+from sed_d2.modeling.sed import decoder
 from tests.conftest import TINY
 from tools import benchmark
-from tools.benchmarking import case as case_module
-from tools.benchmarking import floor, plain
-from tools.benchmarking.case import Settings
-from tools.benchmarking.levels import Level, Verdict, fit_line, judge, levels, spread
-from tools.benchmarking.operators import kind
-from tools.benchmarking.report import (
-    LEVEL_HEADERS,
-    PROFILE_HEADERS,
-    level_rows,
-    profile_rows,
-    render,
-    stage_rows,
-)
-from tools.benchmarking.stages import Bench, Case
+from tools.benchmarking import floor, measure, report
+from tools.benchmarking.measure import Result
+from tools.benchmarking.stages import Case, Stages, chosen_survivors, compare
 
 ROOT = Path(__file__).resolve().parents[2]
-SETTINGS = Settings("Base-SED.yaml", (), "cpu", 1, survivors=10, repeats=2)
+MACHINE = {"float32": 200e9, "bfloat16": 400e9, "bytes": 1e10}
+
+
+def options(*arguments):
+    """The options of a run that takes few repeats of few classes."""
+    return benchmark.parser(survivors=10, repeats=2, threads=1).parse_args(arguments)
 
 
 @pytest.fixture
-def bench(tiny_cfg):
-    return Bench(tiny_cfg(), needs_plain=True)
+def stages(tiny_cfg):
+    return Stages(tiny_cfg())
 
 
 def test_the_command_measures_and_writes(tmp_path):
@@ -44,342 +38,307 @@ def test_the_command_measures_and_writes(tmp_path):
     page.write_text("before\n<!-- begin here -->\nold\n<!-- end here -->\nafter\n")
     command = [sys.executable, ROOT / "tools" / "benchmark.py", "--quick", "--device", "cpu"]
     command += ["--config-file", ROOT / "configs" / "Base-SED.yaml", "--output", tmp_path / "out"]
-    command += ["--update-page", page, "here", *TINY]
+    command += ["--vocabulary-sizes", "30", "--repeats", "2", "--update-page", page, "here", *TINY]
     done = subprocess.run(map(str, command), cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "plain / ours" in done.stdout and "Quick, so left out: the levels" in done.stdout
+    assert "head, early, T=30: fast " in done.stdout and "plain / fast" in done.stdout
 
     results = json.loads((tmp_path / "out" / "results.json").read_text())
-    stages = {result["case"]["stage"] for result in results["stages"]}
-    assert stages == set(benchmark.STAGES) - {"text", "second start"}
-    for result in results["stages"]:
-        assert len(result["ours"]["seconds"]) >= 2
-        assert ("plain" in result) == (result["case"]["stage"] != "read")
-        if result["case"]["stage"] == "decoder":
-            assert result["checks"]["max_difference"] < 1e-4
-            alive = [20] * 3 if result["case"]["mode"] == "early" else []
-            assert result["survivors"] == alive
-    assert len(results["curve"]) == 8 and not results["levels"]
+    cases = [Case(*result["case"]) for result in results["stages"]]
+    assert {case.stage for case in cases} == {"encoder", "head", "labels", "whole image"}
+    for case, result in zip(cases, results["stages"], strict=True):
+        assert [len(seconds) for seconds in result["seconds"].values()] == [2, 2]
+        assert result["work"][1] > 0 and result["profile"]
+        if case.stage == "head":
+            assert result["checks"]["max difference"] < 1e-4
+            survivors = 20 if case.mode == "early" else case.classes
+            assert result["checks"]["survivors"] == survivors
+    assert len(results["curve"]) == 6 and not results["levels"]
+    assert "Time of the head, full: " in results["notes"][-2]
     assert (tmp_path / "out" / "plot.png").read_bytes().startswith(b"\x89PNG")
-    report = (tmp_path / "out" / "report.md").read_text()
-    assert page.read_text() == (
-        f"before\n<!-- begin here -->\n\n{report}\n<!-- end here -->\nafter\n"
-    )
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert page.read_text() == f"before\n<!-- begin here -->\n\n{text}\n<!-- end here -->\nafter\n"
 
 
-def test_a_wrong_config_is_one_sentence():
-    opts = (*map(str, TINY), "MODEL.CLIP.NAME", "no_such_model")
-    settings = Settings(str(ROOT / "configs" / "Base-SED.yaml"), opts, "cpu", 1, 5)
-    with pytest.raises(ValueError, match="^MODEL.CLIP.NAME 'no_such_model' is no open_clip model"):
-        benchmark.Job(settings, 64).measure([Case("read")])
+def test_a_wrong_model_is_one_sentence(tiny_cfg):
+    args = options("--config-file", str(ROOT / "configs" / "Base-SED.yaml"))
+    args.opts = [*TINY, "MODEL.SEM_SEG_HEAD.NAME", "NoSuchHead"]
+    with pytest.raises(ValueError, match="No object named 'NoSuchHead' found in .*; check the con"):
+        measure.run_cases(args, [Case("encoder")])
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("arguments", "message"),
     [
-        (["--stages", "decoder,oven"], "'oven' is none of read, encoder"),
+        (["--stages", "head,oven"], "'oven' is unknown: use encoder, text"),
         (["--embedded", "--config-file", "Base-SED.yaml"], "not allowed with argument --embedded"),
-        (["--batches", "1,0"], "'1,0' is no list of whole numbers above 0"),
-        (["--repeats", "0"], "'0' is no whole number from 1 on"),
-        (["--survivors", "1.5"], "'1.5' is no whole number from 0 on"),
-        (["--seconds", "nan"], "'nan' is no number from 0 on"),
+        (["--batches", "1,0"], "'0' is unknown: use whole numbers above 0"),
+        (["--repeats", "0"], "'0' is unknown: use whole numbers above 0"),
+        (["--vs", "torch"], "invalid choice: 'torch'"),
     ],
 )
-def test_wrong_options_are_named(options, message, capsys):
+def test_wrong_options_are_named(arguments, message, capsys):
     with pytest.raises(SystemExit):
-        benchmark.parser().parse_args(options)
+        benchmark.parser().parse_args(arguments)
     assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("arguments", "message"),
     [
         (["--device", "toaster"], "torch cannot use the device 'toaster' here (Expected one of"),
-        (["--quick", "--parts", "levels"], "The levels take more than --quick has time for"),
-        (["MODEL.AUTOCAST", "bfloat16"], "MODEL.AUTOCAST would hold for the plain form too"),
+        (["TEST.PRECISION", "bfloat16"], "TEST.PRECISION would hold for the plain form too"),
         (["--update-page", "nowhere.md", "cpu"], "The page nowhere.md does not exist"),
     ],
 )
-def test_what_cannot_be_measured_is_said_at_once(options, message, monkeypatch, tmp_path):
-    def measure(*_):
-        raise AssertionError("something was measured")
-
-    monkeypatch.setattr(benchmark.Job, "machine", measure)
+def test_what_cannot_be_measured_is_said_at_once(arguments, message, monkeypatch, tmp_path):
+    monkeypatch.setattr(benchmark, "measure_machine", lambda *_: pytest.fail("it was measured"))
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match=f"^error: {re.escape(message)}"):
-        benchmark.main(["--config-file", "Base-SED.yaml", *options])
+        benchmark.main(["--config-file", "Base-SED.yaml", *arguments])
 
 
 def test_cases_are_the_product_of_the_options():
     arguments = ["--vocabulary-sizes", "20,900", "--dtypes", "float32,float16", "--batches", "1,2"]
     args = benchmark.parser().parse_args([*arguments, "MODEL.DEVICE", "cpu"])
     assert args.opts == ["MODEL.DEVICE", "cpu"]
-    cases = benchmark.stage_cases(args)
-    count = {stage: sum(case.stage == stage for case in cases) for stage in benchmark.STAGES}
+    cases = [str(case) for case in benchmark.stage_cases(args)]
+    count = {stage: sum(case.split(",")[0] == stage for case in cases) for stage in args.stages}
     assert count == {
-        **{"read": 1, "encoder": 4, "text": 1, "second start": 1, "cost map": 4},
-        **{"decoder": 8, "upsampling": 2, "labels": 2, "whole image": 16},
+        "encoder": 4,
+        "text": 1,
+        "second start": 1,
+        "head": 8,
+        "labels": 2,
+        "whole image": 16,
     }
-    assert Case("whole image", 900, "early", "float16", 2) in cases
-    assert Case("second start", 847) in cases
+    assert "whole image, early, T=900, float16, batch 2" in cases
+    assert "second start, T=847" in cases and "labels, T=20" in cases
 
 
-def test_plain_is_left_out_where_it_would_not_fit(monkeypatch):
-    monkeypatch.setattr(benchmark, "free_bytes", lambda device: 10e9)
-    job = benchmark.Job(SETTINGS, 768)
-    assert job._affordable(Case("decoder", 150)).plain
-    assert job._affordable(Case("decoder", 847, "early")).plain
-    assert not job._affordable(Case("decoder", 847)).plain
-    assert "takes about 18 GB, more than 70 % of the 10 GB that are free" in job.left_out[0]
-    keeps = benchmark.Job(replace(SETTINGS, keeps_memory=True), 768)
-    assert not keeps._affordable(Case("decoder", 459)).plain
-    assert "T=459 is left out with freed memory kept: it takes about 19 GB" in keeps.left_out[0]
+def test_an_explicit_option_wins_over_quick():
+    base = ["--config-file", str(ROOT / "configs" / "Base-SED.yaml"), "--quick"]
+    args, cfg = benchmark.read_options([*base, "--repeats", "7", "MODEL.CLIP.RESOLUTION", "384"])
+    assert (args.repeats, args.classes, args.parts) == (7, [60, 150], ["stages", "curve"])
+    assert cfg.MODEL.CLIP.RESOLUTION == 256 and args.opts[-1] == "256"
 
 
-def test_spread_and_line_by_hand():
-    assert spread([5, 1, 2, 4, 3]) == (3, 2, 4)
-    assert spread([1, 2]) == (1.5, 1.25, 1.75)
-    assert spread([7]) == (7, 7, 7)
-    line = fit_line([0, 1, 2, 3], [1, 3, 5, 7])
-    assert line == pytest.approx((1, 2, 1))
-    # The line through (0, 0), (1, 3), (2, 3) is 0.5 + 1.5 x; residuals -0.5, 1, -0.5.
-    assert fit_line([0, 1, 2], [0, 3, 3]) == pytest.approx((0.5, 1.5, 1 - 1.5 / 6))
+@pytest.mark.parametrize("stage", ["encoder", "text", "head", "labels", "whole image"])
+def test_every_stage_agrees_with_its_plain_form(stages, stage):
+    case = Case(stage, 2 if stage == "text" else 20, "early", batch=2 if "image" in stage else 1)
+    result = measure.measure(stages, case, options())
+    assert [len(seconds) for seconds in result.seconds.values()] == [2, 2]
+    assert result.checks.get("labels equal", 1) > 0.999
+    assert result.checks.get("max difference", 0) < 1e-5
+    assert result.checks.get("relative difference", 0) < 1e-4
+    assert len(result.checks) == (4 if stage == "head" else 1)
+    assert all(peak is None or peak > 0 for peak in result.peak_bytes.values())
+    assert (result.work[0] > 0) == (stage != "labels") and result.work[1] > 0
+    assert set(result.profile) & {"mm", "addmm", "bmm", "mkldnn_convolution", "max"}
 
 
-def result(ours=1.0, plain=4.0, peak=10**9, **checks):
-    """A case's result with the given medians and checks."""
-    timed = {"seconds": [ours, ours, 9.0], "parts": [], "peak_bytes": peak}
-    both = {"ours": timed, "plain": {**timed, "seconds": [plain, 0.0, plain]}}
-    return {**both, "checks": {"argmax_equal": 1.0, "max_difference": 1e-6, **checks}}
+def test_half_precision_is_measured_against_float32(stages):
+    for stage in ("encoder", "head"):
+        checks = measure.measure(stages, Case(stage, 20, dtype="bfloat16"), options()).checks
+        assert 1e-4 < checks.get("relative difference", checks.get("max difference")) < 0.2
 
 
-FAST, SLOW = 200e9, 50e9
+@pytest.mark.parametrize("stage", ["second start", "training step"])
+def test_some_stages_have_one_form(stages, stage):
+    result = measure.measure(stages, Case(stage, 12), options())
+    assert list(result.seconds) == ["fast"] and not result.checks
+    assert not stages.model.training and all(p.grad is None for p in stages.model.parameters())
 
 
-@pytest.mark.parametrize(
-    ("outcome", "verdict"),
-    [
-        (result(), "met"),
-        (result(plain=3.9), "not met: 3.90 < 4 times"),
-        (result(peak=2_100_000_000), "not met: 2.10 > 1.5 GB"),
-        (result(peak=None), "met (memory not measured here)"),
-        (result(argmax_equal=0.9989), "not met: argmax equal on 99.89 %"),
-        (result(max_difference=2e-4), "not met: max difference 2.0e-04"),
-        (result(max_difference=float("nan")), "not met: max difference nan"),
-        (result(relative_difference=2e-4), "not met: relative difference 2.0e-04"),
-        (result(plain_survivors=[61, 60, 60]), "not met: other survivors than plain's"),
-        (result(plain=1, peak=2 * 10**9), "not met: 1.00 < 4 times; 2.00 > 1.5 GB"),
-        ({"error": "killed"}, "not met: killed"),
-    ],
-)
-def test_verdicts(outcome, verdict):
-    level = Level("decoder", Case("decoder", 150), ratio=4, gigabytes=1.5)
-    assert str(judge(level, outcome, FAST, trained=False)) == verdict
+def test_a_second_start_fails_if_the_text_tower_runs(stages, monkeypatch):
+    monkeypatch.setattr("sed_d2.modeling.clip.text_cache.TextCache.read", lambda *_: False)
+    with pytest.raises(RuntimeError, match="the text tower ran, although the cache has all cl"):
+        measure.measure(stages, Case("second start", 2), options())
 
 
-def test_verdicts_of_seconds_and_of_half_precision():
-    level = Level("decoder", Case("decoder", 847, "early"), seconds=2.3)
-    assert judge(level, result(ours=2.3), FAST, False) == Verdict(True)
-    assert str(judge(level, result(ours=2.4), FAST, False)) == "not met: 2.4e+03 > 2300 ms"
-    slow = judge(level, result(ours=2.4), SLOW, False)
-    assert slow.met and "but the machine is slower" in str(slow)
-    half = Level("whole image", Case("whole image", 150, "early", "bfloat16"), ratio=4)
-    loose = result(argmax_equal=0.98, max_difference=0.01)
-    assert str(judge(half, loose, FAST, False)) == "met (labels not judged, random weights)"
-    assert str(judge(half, loose, FAST, True)) == "not met: argmax equal on 98.00 %"
-    assert judge(half, result(argmax_equal=0.995, max_difference=0.01), FAST, True).met
-    start = Level("second start", Case("second start", 847), seconds=1)
-    assert str(judge(start, result(text_passes=3), FAST, False)) == "not met: 3 text passes"
-
-
-def test_the_table_of_levels():
-    level = Level("decoder", Case("decoder", 150), ratio=4, gigabytes=1.5)
-    only = Level("decoder, alone", Case("decoder", 847, plain=False))
-    alone = {"ours": result()["ours"], "checks": {}}
-    machine = floor.Machine({"float32": FAST}, 1e10)
-    outcomes = [result(), alone, {"error": "killed"}]
-    kept = [result(plain=3.0), None, {"error": "killed"}]
-    rows = level_rows([level, only, level], outcomes, kept, machine, trained=False)
-    asked = ">= 4 times, <= 1.5 GB"
-    assert rows == [
-        ["decoder", "4.000", "1.000", "4.00", "1.00", asked, "met", "3.000", "1.000", "3.00"],
-        ["decoder, alone", "", "1.000", "", "1.00", "runs", "met", "", "", ""],
-        ["decoder", "", "", "", "", asked, "not met: killed", "", "", ""],
-    ]
-    assert {len(row) for row in rows} == {len(LEVEL_HEADERS)}
-
-
-def test_a_level_that_was_not_met_tells_why():
-    level = Level("decoder", Case("decoder", 150), ratio=4)
-    outcome = {
-        **result(plain=3.0),
-        # A quarter of a second at 2e11 multiply-adds a second: plain / 12 at most.
-        "work": [[3 * 10**10, 0], [2 * 10**10, 10]],
-        "profile": {"products": 0.6, "norms": 0.15, "rest": 0.05},
-    }
-    machine = floor.Machine({"float32": FAST}, 1e10)
-    outcomes = [result(), outcome, {"error": "killed"}]
-    rows = profile_rows([level] * 3, outcomes, machine, trained=False)
-    assert rows == [["decoder", "1.000", "0.250", "12.00", "75 % products, 19 % norms, 6 % rest"]]
-    assert len(rows[0]) == len(PROFILE_HEADERS)
-
-
-def test_operators_have_kinds(bench):
-    kinds = {
-        "aten::addmm": "products",
-        "aten::baddbmm_": "products",
-        "aten::_convolution": "convolutions",
-        "aten::mkldnn_convolution": "convolutions",
-        "aten::exp2_": "activations",
-        "aten::expand": "rest",
-        "aten::addcdiv_": "sums",
-        "aten::maximum": "sums",
-        "aten::max": "upsampling, labels",
-        "aten::masked_fill_": "copies",
-        "aten::view": "rest",
-    }
-    assert {name: kind(name) for name in kinds} == kinds
-    settings = replace(SETTINGS, profiles=True)
-    outcome = case_module.measure(bench, Case("decoder", 20), settings)
-    seconds = outcome["profile"]
-    assert {"convolutions", "norms", "activations", "sums", "copies"} <= set(seconds)
-    assert list(seconds.values()) == sorted(seconds.values(), reverse=True)
-    assert 0 < sum(seconds.values()) < 100
-
-
-def test_the_levels_are_those_asked_for():
-    table = levels("cpu", 8, 60, 4)
-    assert [level.asked for level in table] == [
-        ">= 4 times, <= 1.5 GB",
-        ">= 4 times, <= 2 GB",
-        "<= 3 GB",
-        ">= 8 times, <= 1 GB",
-        ">= 8 times, <= 2300 ms, <= 1.5 GB",
-        ">= 1.5 times",
-        ">= 4 times",
-        ">= 12 times",
-        ">= 6 times",
-        "<= 1000 ms",
-    ]
-    on_gpu = levels("cuda", 8, 60, 4)
-    assert all(level.case.dtype == "float16" for level in on_gpu[:7])
-    assert on_gpu[6].asked == ">= 12 times, <= 12 ms"
+def test_without_a_comparison_the_plain_form_does_not_run(stages):
+    result = measure.measure(stages, Case("encoder", plain=False), options())
+    assert list(result.seconds) == list(result.peak_bytes) == ["fast"] and not result.checks
 
 
 @pytest.mark.parametrize("mode", ["full", "early"])
-def test_a_planted_difference_is_seen(bench, mode):
-    case = Case("decoder", 20, mode)
-    fair = case_module.measure(bench, case, SETTINGS)
-    assert fair["survivors"] == ([10, 10, 10] if mode == "early" else [])
-    assert fair["checks"]["argmax_equal"] == 1
-    assert fair["checks"]["max_difference"] < 1e-5
-    assert [len(parts) for parts in fair["ours"]["parts"]] == [4, 4]
-    assert sum(fair["ours"]["parts"][0]) == pytest.approx(fair["ours"]["seconds"][0])
-    torch.nn.init.normal_(bench.plain_decoder.levels[1].fam.spatial.dwconv.weight)
-    other = case_module.measure(bench, case, SETTINGS)["checks"]
-    assert other["max_difference"] > 1e-3 and other["argmax_equal"] < 1
+def test_a_planted_difference_is_seen(stages, mode, monkeypatch):
+    case = Case("head", 20, mode)
+    fair = measure.measure(stages, case, options()).checks
+    assert fair["survivors"] == (10 if mode == "early" else 20) and not fair["other survivors"]
+    plain = type(stages.model.sem_seg_head).forward
+
+    def changed(self, features, text):
+        return plain(self, {**features, "res3": 1 + 2 * features["res3"]}, text)
+
+    monkeypatch.setattr(type(stages.model.sem_seg_head), "forward", changed)
+    other = measure.measure(stages, case, options()).checks
+    assert other["max difference"] > 1e-3 > 10 * fair["max difference"]
 
 
-def test_without_a_chosen_number_the_model_chooses(bench):
-    own = Settings("Base-SED.yaml", (), "cpu", 1, survivors=0, repeats=2)
-    outcome = case_module.measure(bench, Case("decoder", 20, "early"), own)
-    assert len(outcome["survivors"]) == 3 and "plain_survivors" not in outcome["checks"]
+def test_differences_by_hand():
+    logits = torch.tensor([[[[2.0, -3.0]], [[1.0, -1.0]]]])  # two classes at two pixels
+    plain = HeadOutput(logits, torch.tensor([0, 3]))
+    assert compare(plain, plain) == {
+        "labels equal": 1,
+        "max difference": 0,
+        "survivors": 2,
+        "other survivors": 0,
+    }
+    fast = HeadOutput(logits[:, :1], torch.tensor([0]))
+    assert compare(plain, fast) == pytest.approx(
+        # The second pixel has class 3 in the plain form alone; class 3 scores sigmoid(1) at most.
+        {"labels equal": 0.5, "max difference": 0.731059, "survivors": 1, "other survivors": 1}
+    )
+    x = torch.tensor([1.0, 3.0])  # its standard deviation is the root of 2
+    assert compare({"a": x, "b": x}, {"a": x, "b": x + 2}) == pytest.approx(
+        {"relative difference": 2**0.5}
+    )
+
+
+def test_chosen_survivors_are_evenly_spaced():
+    logits = torch.eye(4)[:, None]  # each class is the best somewhere
+    with chosen_survivors(2):
+        assert decoder.union_of_top_k(logits, 1).tolist() == [0, 2]
+    with chosen_survivors(0):
+        assert decoder.union_of_top_k(logits, 1).tolist() == [0, 1, 2, 3]
 
 
 def test_trained_weights_see_real_names_and_choose_their_own(tmp_path, tiny_cfg, tiny_model):
     weights = tmp_path / "weights.pth"
     torch.save({"model": tiny_model().state_dict()}, weights)
-    bench = Bench(tiny_cfg("MODEL.WEIGHTS", str(weights)), needs_plain=True)
-    assert bench.vocabulary(20).names == shapes.CLASSES[:20]
-    assert bench.vocabulary(100).names == shapes.vocabulary_of_size(100)
-    outcome = case_module.measure(bench, Case("whole image", 12, "early"), SETTINGS)
-    # 2×2 pixels keep 8 classes each; a chosen number would be 10 at every level.
-    assert 8 <= outcome["survivors"][0] <= 12 and outcome["survivors"] != [10] * 3
-    assert outcome["checks"]["max_difference"] < 1e-5
-    assert Bench(tiny_cfg("MODEL.WEIGHTS", str(weights)), False, structured=True).structured
+    cfg = tiny_cfg("MODEL.WEIGHTS", str(weights))
+    result = measure.measure(Stages(cfg), Case("head", 30, "early"), options())
+    # 2×2 pixels keep 8 classes each; a chosen number would be 10.
+    assert 8 <= result.checks["survivors"] <= 30 and result.checks["survivors"] != 10
+    assert result.checks["max difference"] < 1e-5
+    assert Stages(cfg, random_inputs=True).random_inputs
 
 
-def test_memory_is_the_peak_above_the_start():
-    memory = case_module.Memory(torch.device("cpu"))
-    torch.ones(16 << 20)  # 64 MiB, freed at once
-    peak = memory.peak()
-    assert peak is None or 6e7 <= peak < 1e8  # the kernel counts in batches
-    memory.reset()
-    assert peak is None or memory.peak() < 6e7
+def test_a_head_without_rejection_is_told(stages):
+    stages.model.sem_seg_head = torch.nn.Identity()
+    with pytest.raises(ValueError, match="Identity has no early rejection: use --modes full"):
+        stages.build(Case("labels", 5, "early"))
 
 
-@pytest.mark.parametrize("stage", ["encoder", "text", "cost map", "whole image", "labels"])
-def test_every_stage_answers_as_its_plain_form(bench, stage):
-    case = Case(stage, 1 if stage == "text" else 20, "early", batch=2 if "image" in stage else 1)
-    outcome = case_module.measure(bench, case, SETTINGS)
-    checks = outcome["checks"]
-    assert checks.get("argmax_equal", 1) > 0.999
-    assert checks.get("max_difference", 0) < 1e-5
-    assert checks.get("relative_difference", 0) < 1e-4
-    assert outcome["plain"]["peak_bytes"] is None or outcome["plain"]["peak_bytes"] > 0
-    machine = floor.Machine({"float32": 1e11}, 1e10)
-    table = render({"notes": ["A note."], "tables": [("T", "abcdefghijklmnop", [])]}, "github")
-    assert table.startswith("A note.\n\n### T")
-    assert stage_rows([outcome], machine)[0][0] == stage
+def test_a_plain_form_that_fails_leaves_the_fast_one():
+    def fail():
+        raise RuntimeError("out of\nmemory")
 
-
-def test_a_second_start_passes_no_text(bench):
-    outcome = case_module.measure(bench, Case("second start", 12), SETTINGS)
-    assert outcome["checks"] == {"text_passes": 0} and "plain" not in outcome
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("top_k", [0, 2])
-def test_multiply_adds_are_those_that_torch_counts(top_k):
-    decoder = GradualFusionDecoder(80, 32, [32, 16, 16], [16, 8, 8], [8, 6, 4], [5, 7, 9], 4)
-    features = [torch.randn(1, c, s, s) for c, s in ((8, 4), (6, 8), (4, 16))]
-    survivors = case_module.Survivors(4)
-    with survivors.installed(), FlopCounterMode(display=False) as counter:
-        plain.plain_decode(decoder, torch.randn(1, 10, 80, 2, 2), features, top_k=top_k)
-    alive = [10, *(survivors.counts or [10] * 3)]
-    works = floor.decoder_work(decoder, alive, (2, 2), rejects=bool(top_k), plain=True)
-    assert 2 * sum(work.multiply_adds for work in works) == counter.get_total_flops()
-
-
-def test_what_the_exact_form_saves_by_hand():
-    decoder = GradualFusionDecoder(80, 32, [16, 16, 16], [8, 4, 4], [8, 6, 4], [5, 5, 5], 4)
-    first, ours = (
-        floor.decoder_work(decoder, [10] * 4, (2, 2), rejects=False, plain=form)[1]
-        for form in (True, False)
+    forms = {"fast": lambda: torch.ones(2), "plain": fail}
+    stages = SimpleNamespace(
+        device=torch.device("cpu"), random_inputs=True, build=lambda case: ((), dict(forms))
     )
-    # Width 32 to 16, guidance 8, at 2 * 2 positions and four times as many after ``up``.
-    up, conv1 = 4 * 32 * 24, 4 * 9 * (24 + 8 + 8) * 16
-    composed, cost, link = 4 * 4 * 32 * 16, 4 * 9 * 8 * 16, 4 * 80 * 8
-    image = 4 * 4 * 9 * 8 * 16  # once
-    saved = 10 * 4 * (up + conv1 - composed - cost - link) - image
-    assert first.multiply_adds - ours.multiply_adds == saved
+    result = measure.measure(stages, Case("encoder"), options())
+    assert list(result.seconds) == ["fast"] and result.error == "plain: out of memory"
+    forms["fast"] = fail
+    with pytest.raises(RuntimeError, match="out of"):
+        measure.measure(stages, Case("encoder"), options())
 
 
-def test_what_choosing_before_the_convolution_saves_by_hand():
-    decoder = GradualFusionDecoder(80, 32, [16, 16, 16], [8, 4, 4], [8, 6, 4], [5, 5, 5], 4)
-    before = [
-        floor.decoder_work(decoder, [10, 4, 4, 4], (2, 2), rejects=True, plain=form)[0]
-        for form in (True, False)
-    ]
-    # At 2 * 2 positions: 10 classes with 32 outputs, the head and the guidance of all levels, or
-    # 10 with nine outputs and 4 with 32.
-    guidance = 10 * 4 * (4 * 80 * 8 + 4 * 4 * 8 * 4 + 16 * 4 * 4 * 4)
-    assert before[0].multiply_adds == 10 * 4 * (49 * 80 * 32 + 9 * 32) + guidance
-    assert before[1].multiply_adds == 10 * 4 * 49 * 80 * 9 + 4 * 4 * 49 * 80 * 32
-    assert before[1].bytes == 4 * (10 * 4 * 80 + 4 * 4 * (80 + 32))
+def test_the_peak_is_above_the_memory_in_use():
+    device = torch.device("cpu")
+    measure.reset_peak(device)
+    start = measure.memory(device, peak=False)
+    torch.ones(16 << 20)  # 64 MiB, freed at once
+    peak = measure.memory(device, peak=True)
+    assert peak is None or 6e7 <= peak - start < 1e8  # the kernel counts in batches
+    measure.reset_peak(device)
+    assert peak is None or measure.memory(device, peak=True) - start < 6e7
 
 
-@torch.no_grad()
-def test_multiply_adds_of_the_encoder(bench):
-    images = torch.randn(2, 3, 64, 96)
-    with FlopCounterMode(display=False) as counter:
-        plain.plain_encode(bench.visual, images)
-    work = floor.encoder_work(bench.visual, (64, 96), 2)
-    assert 2 * work.multiply_adds == counter.get_total_flops()
+def test_forms_take_turns():
+    order = []
+    forms = {name: lambda name=name: order.append(name) for name in "ab"}
+    seconds = floor.time_by_turns(forms, torch.device("cpu"), warmup=1, repeats=3)
+    assert "".join(order) == "abbaabba" and [*map(len, seconds.values())] == [3, 3]
+    late = floor.time_by_turns(forms, torch.device("cpu"), warmup=0, repeats=9, limit=0)
+    assert [*map(len, late.values())] == [2, 2]
 
 
-def test_a_floor_is_the_longer_of_arithmetic_and_memory():
-    machine = floor.Machine({"float32": 100.0, "float16": 400.0}, 10.0)
-    assert machine.floor(floor.Work(500, 20), "float32") == 5
-    assert machine.floor(floor.Work(500, 20), "float16") == 2
-    assert floor.cost_map_work(2, 3, 5, 7) == (210, 4 * (2 * 3 * 12 + 35))
+def test_work_by_hand():
+    x, weight = torch.ones(1, 3, 8, 8), torch.ones(5, 3, 3, 3)
+    work = floor.count_work(lambda: F.conv2d(x, weight, padding=1), (x, {"again": x}))
+    assert work == (64 * 5 * 3 * 9, 4 * (64 * 5 + 2 * 64 * 3))
+    a, b = torch.ones(2, 3, 4), torch.ones(2, 4, 5)
+    assert floor.count_work(lambda: torch.zeros(2, 3, 5).baddbmm_(a, b))[0] == 2 * 3 * 4 * 5
+
+
+def result(case=Case("head", 150), fast=1.0, plain=4.0, peak=10**9, **checks):  # noqa: B008
+    seconds = {"fast": [fast, fast, 9.0], "plain": [plain, 0.0, plain]}
+    checks = {"labels equal": 1.0, "max difference": 1e-6, **checks}
+    work, profile = (5 * 10**10, 10), {"mm": 0.75, "add": 0.25}
+    return Result(case, seconds, {"fast": peak, "plain": 2 * 10**9}, checks, work, profile)
+
+
+@pytest.mark.parametrize(
+    ("measured", "verdict"),
+    [
+        (result(), "met"),
+        (result(plain=3.9), "not met: 3.9 times"),
+        (result(peak=2_100_000_000), "not met: 2.1 GB"),
+        (result(peak=None), "met (not measured: GB)"),
+        (result(fast=3, plain=12), "not met: 3 s"),
+        (result(**{"labels equal": 0.9989}), "not met: 0.9989 labels equal"),
+        (result(**{"max difference": 2e-4}), "not met: 0.0002 max difference"),
+        (result(**{"max difference": float("nan")}), "not met: nan max difference"),
+        (result(**{"relative difference": 2e-4}), "not met: 0.0002 relative difference"),
+        (result(**{"other survivors": 1}), "not met: 1 other survivors"),
+        (result(plain=1, peak=2 * 10**9), "not met: 1 times, 2 GB"),
+        (Result(Case("head", 150), error="killed"), "not met: killed"),
+    ],
+)
+def test_verdicts(measured, verdict):
+    limits = {"times": 4, "GB": 1.5, "s": 2}
+    assert report.judge(limits, measured, trained=False) == verdict
+
+
+def test_verdicts_without_a_plain_form_and_in_half_precision():
+    alone = result()
+    del alone.seconds["plain"]
+    assert report.judge({"times": 4}, alone, False) == "met (not measured: times)"
+    half = result(Case("head", 150, dtype="bfloat16"), **{"labels equal": 0.98})
+    assert report.judge({"times": 4}, half, trained=False) == "met"
+    assert report.judge({"times": 4}, half, trained=True) == "not met: 0.98 labels equal"
+
+
+def test_the_levels_of_a_gpu_are_in_half_precision():
+    cpu, gpu = report.levels(on_cpu=True), report.levels(on_cpu=False)
+    assert len(cpu) == len(gpu) == 10
+    assert [case.dtype for case in gpu][:7] == ["float16"] * 7
+    assert cpu[Case("whole image", 150, "early")] == {"times": 4}
+    assert gpu[Case("whole image", 150, "early", "float16")] == {"times": 12, "s": 0.012}
+
+
+def test_tables():
+    results = [result(), result(plain=3.0), Result(Case("head", 150), error="killed")]
+    rows = report.level_rows(results, [{"times": 4, "GB": 1.5}] * 3, MACHINE, trained=False)
+    assert rows[0] == {
+        "stage": "head, full, T=150",
+        "plain s": "4",
+        "fast s": "1",
+        "plain / fast": "4",
+        "peak fast GB": "1",
+        "floor s": "0.25",
+        "fast / floor": "4",
+        "error": "",
+        "required": "≥ 4 times, ≤ 1.5 GB",
+        "verdict": "met",
+        "largest operators": "",
+    }
+    assert rows[1]["largest operators"] == "75% mm, 25% add"
+    assert rows[2]["verdict"] == "not met: killed" and rows[2]["fast s"] == ""
+    (row,) = report.stage_rows([result()], MACHINE)
+    assert row["quartiles"] == "1-5" and row["check"] == "1 labels equal, 1e-06 max difference"
+    bound_by_bytes = result()
+    bound_by_bytes.work = (0, 10**10)
+    assert report.stage_rows([bound_by_bytes], MACHINE)[0]["floor s"] == "1"
+    text = report.render(["A note."], {"Title": [{"a": "1", "empty": ""}]}, "github")
+    assert text == "A note.\n\n### Title\n\n| a   |\n|-----|\n| 1   |"
+
+
+def test_statistics_by_hand():
+    assert Result(Case("encoder"), {"fast": [5, 1, 2, 4, 3]}).quartiles("fast") == [2, 3, 4]
+    # The line through (0, 0), (1, 3), (2, 3) is 0.5 + 1.5 x; residuals -0.5, 1, -0.5.
+    curve = [Result(Case("head", x), {"fast": [y]}) for x, y in ((0, 0), (1, 3), (2, 3))]
+    assert list(report.fit_lines(curve)) == ["full: 0.5 + 1.5 T s, R² = 0.7500"]

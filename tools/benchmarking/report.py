@@ -1,262 +1,163 @@
-"""What `tools/benchmark.py` prints and writes: tables and a plot."""
+"""The levels that SED is to reach, the tables and the plot of the benchmark."""
 
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import matplotlib
+import numpy as np
 from tabulate import tabulate
+
+from tools.benchmarking.floor import Machine
+from tools.benchmarking.measure import Result
+from tools.benchmarking.stages import FIXED_CLASSES, Case
 
 matplotlib.use("Agg")
 
-from matplotlib import pyplot  # noqa: E402  (the backend comes first)
+from matplotlib import pyplot
 
-from tools.benchmarking.floor import Machine, Work  # noqa: E402
-from tools.benchmarking.levels import Level, fit_line, judge, speed_up, spread  # noqa: E402
+#: The limits of the checks in float32, and in half precision with trained weights.
+FLOAT32_CHECKS = {"labels equal": 0.999, "max difference": 1e-4, "relative difference": 1e-4}
+FLOAT32_CHECKS |= {"other survivors": 0}
+HALF_CHECKS = {"labels equal": 0.99}
 
-STAGE_HEADERS = (
-    "stage", "T", "mode", "dtype", "batch", "plain ms", "ours ms", "quartiles of ours",
-    "plain / ours", "images/s", "peak plain MB", "peak ours MB", "survivors", "check",
-    "floor ms", "ours / floor",
-)  # fmt: skip
-LEVEL_HEADERS = (
-    "work", "plain s", "ours s", "plain / ours", "peak ours GB", "asked", "verdict",
-    "plain s, memory kept", "ours s, kept", "plain / ours, kept",
-)  # fmt: skip
-PROFILE_HEADERS = ("work", "ours s", "floor s", "plain / floor", "where the time of ours goes")
+#: Figures whose limit is the least value; the limit of the others is the largest one.
+LEAST = ("times", "labels equal")
 
 
-def level_rows(
-    levels: list[Level],
-    results: list[dict],
-    kept: list[dict | None],
-    machine: Machine,
-    trained: bool,
-) -> list[list[str]]:
-    """The table of levels, a list of cells for each.
-
-    Args:
-        levels: what is asked.
-        results: for each level, in processes with the allocator as it is.
-        kept: for each level, in processes that keep freed memory; None where not measured.
-        machine: the machine.
-        trained: whether the weights are.
-    """
-    rows = []
-    for level, result, other in zip(levels, results, kept, strict=True):
-        verdict = judge(level, result, machine.multiply_adds["float32"], trained)
-        peak = "" if "error" in result else _scaled(result["ours"]["peak_bytes"], 1e9, 2)
-        rows.append(
-            [level.name, *_pair(result), peak, level.asked, str(verdict), *_pair(other or {})]
-        )
-    return rows
-
-
-def profile_rows(
-    levels: list[Level], results: list[dict], machine: Machine, trained: bool
-) -> list[list[str]]:
-    """For each level that was not met what it could be at most, and where its time goes.
-
-    Args:
-        levels: what is asked.
-        results: for each level.
-        machine: the machine.
-        trained: whether the weights are.
-    """
-    rows = []
-    for level, result in zip(levels, results, strict=True):
-        met = judge(level, result, machine.multiply_adds["float32"], trained).met
-        if met or "error" in result:
-            continue
-        work = sum((Work(*part) for part in result["work"]), Work())
-        least = machine.floor(work, level.case.dtype)
-        plain = result.get("plain")
-        most = f"{spread(plain['seconds']).median / least:.2f}" if plain and least else ""
-        total = sum(result["profile"].values())
-        shares = [f"{100 * s / total:.0f} % {k}" for k, s in result["profile"].items()]
-        rows.append([level.name, _pair(result)[1], f"{least:.3f}", most, ", ".join(shares)])
-    return rows
-
-
-def _pair(result: dict) -> list[str]:
-    """Seconds of plain and ours and their ratio; "" for what was not measured."""
-    plain, ours = (
-        f"{spread(result[form]['seconds']).median:.3f}" if form in result else ""
-        for form in ("plain", "ours")
-    )
-    return [plain, ours, f"{speed_up(result):.2f}" if plain and ours else ""]
-
-
-def stage_rows(results: list[dict], machine: Machine) -> list[list[str]]:
-    """The table of stages: a line for each case, and one for each part of the decoder."""
-    rows = []
-    for result in results:
-        case = result["case"]
-        names = [case["stage"], str(case["classes"] or ""), _mode(case), case["dtype"]]
-        names.append(str(case["batch"]))
-        if "error" in result:
-            rows.append([*names, "", "", result["error"], *[""] * 8])
-            continue
-        ours, plain = result["ours"], result.get("plain")
-        work = [Work(*part) for part in result["work"]]
-        rows.append(
-            [
-                *names,
-                *_times(plain and plain["seconds"], ours["seconds"]),
-                f"{case['batch'] / spread(ours['seconds']).median:.3g}",
-                _scaled(plain and plain["peak_bytes"], 1e6, 0),
-                _scaled(ours["peak_bytes"], 1e6, 0),
-                "/".join(map(str, result["survivors"])),
-                _checks(result["checks"]),
-                *_floor(sum(work, Work()), ours["seconds"], machine, case["dtype"]),
-            ]
-        )
-        for i, name in enumerate(result["part_names"]):
-            own = [parts[i] for parts in ours["parts"]]
-            theirs = plain and [parts[i] for parts in plain["parts"]]
-            rows.append(
-                [
-                    f"- {name}",
-                    *names[1:],
-                    *_times(theirs, own),
-                    *[""] * 5,
-                    *_floor(work[i], own, machine, case["dtype"]),
-                ]
-            )
-    return rows
-
-
-def curve_rows(results: list[dict]) -> list[list[str]]:
-    """Time and memory by vocabulary size, and the line through each mode's times."""
-    rows = []
-    for mode, points in curves(results).items():
-        sizes, seconds, peaks = zip(*points, strict=True)
-        line = fit_line(sizes, seconds)
-        fit = f"{1e3 * line.start:.1f} + {1e3 * line.slope:.3f} T ms, R² = {line.r_squared:.4f}"
-        for size, second, peak in points:
-            rows.append([mode, str(size), f"{1e3 * second:.1f}", _scaled(peak, 1e6, 0), fit])
-            fit = ""
-    return rows
-
-
-def curves(results: list[dict]) -> dict[str, list[tuple]]:
-    """Mode -> (T, median seconds, peak bytes) of our decoder."""
-    good = [result for result in results if "error" not in result]
+def levels(on_cpu: bool) -> dict[Case, dict[str, float]]:
+    """Return how many times as fast as the plain form, in how much time and memory, a case runs."""
+    dtype = "float32" if on_cpu else "float16"
     return {
-        mode: [
-            (
-                result["case"]["classes"],
-                spread(result["ours"]["seconds"]).median,
-                result["ours"]["peak_bytes"],
-            )
-            for result in group
-        ]
-        for mode, group in groupby(good, key=lambda result: _mode(result["case"]))
+        Case("head", 150, dtype=dtype): {"times": 4, "GB": 1.5},
+        Case("head", 459, dtype=dtype): {"times": 4, "GB": 2},
+        Case("head", 847, dtype=dtype, plain=False): {"GB": 3},
+        Case("head", 459, "early", dtype): {"times": 8, "GB": 1},
+        Case("head", 847, "early", dtype): {"times": 8, "s": 2.3, "GB": 1.5},
+        Case("encoder", dtype=dtype): {"times": 1.5},
+        Case("whole image", 150, "early", dtype): {"times": 4}
+        if on_cpu
+        else {"times": 12, "s": 0.012},
+        Case("whole image", 150, "early", "bfloat16"): {"times": 12},
+        Case("text", FIXED_CLASSES["text"]): {"times": 6},
+        Case("second start", FIXED_CLASSES["second start"], plain=False): {"s": 1},
     }
 
 
-def render(report: dict, style: str) -> str:
-    """All tables of a report, with their titles; ``style`` is tabulate's."""
-    parts = [*report["notes"]]
-    for title, headers, rows in report["tables"]:
-        table = tabulate(rows, headers, style, disable_numparse=True)
+def judge(limits: dict[str, float], result: Result, trained: bool) -> str:
+    """Return "met", or "not met" and why, or in brackets what was not measured.
+
+    Args:
+        limits: of :func:`levels`; those of the checks are added.
+        result: what was measured.
+        trained: the weights are; in half precision the labels of random ones are arbitrary.
+    """
+    if not result.seconds:
+        return f"not met: {result.error}"
+    peak = result.peak_bytes["fast"]
+    figures = {"times": result.speed_up, "s": result.median("fast"), "GB": peak and 1e-9 * peak}
+    measured = result.checks | {name: x for name, x in figures.items() if x is not None}
+    if result.case.dtype == "float32":
+        limits = limits | FLOAT32_CHECKS
+    elif trained:
+        limits = limits | HALF_CHECKS
+    failed = [
+        f"{measured[name]:.4g} {name}"
+        for name, limit in limits.items()
+        if name in measured
+        and not (measured[name] >= limit if name in LEAST else measured[name] <= limit)  # or NaN
+    ]
+    missing = [name for name in limits if name in figures.keys() - measured.keys()]
+    verdict = f"not met: {', '.join(failed)}" if failed else "met"
+    return f"{verdict} (not measured: {', '.join(missing)})" if missing else verdict
+
+
+def number(value: float | None, scale: float = 1.0) -> str:
+    """Format a number; "" for None and 0."""
+    return f"{scale * value:.4g}" if value else ""
+
+
+def stage_rows(results: Iterable[Result], machine: Machine) -> list[dict[str, str]]:
+    """Return a row for each result; the floor is the time of its arithmetic or of its bytes."""
+    rows = []
+    for result in results:
+        fast, (multiply_adds, num_bytes) = result.median("fast"), result.work
+        floor = max(multiply_adds / machine[result.case.dtype], num_bytes / machine["bytes"])
+        row = {
+            "stage": str(result.case),
+            "plain s": number(result.median("plain")),
+            "fast s": number(fast),
+            "quartiles": "-".join(map(number, result.quartiles("fast")[::2])),
+            "plain / fast": number(result.speed_up),
+            "peak plain GB": number(result.peak_bytes.get("plain"), 1e-9),
+            "peak fast GB": number(result.peak_bytes.get("fast"), 1e-9),
+            "floor s": number(floor),
+            "fast / floor": number(fast / floor if fast and floor else None),
+            "check": ", ".join(f"{value:.4g} {name}" for name, value in result.checks.items()),
+            "error": result.error,
+        }
+        rows.append(row)
+    return rows
+
+
+def level_rows(
+    results: Sequence[Result], limits: Iterable[dict[str, float]], machine: Machine, trained: bool
+) -> list[dict[str, str]]:
+    """Return the table of levels, with the largest operators of those that were not met."""
+    rows = stage_rows(results, machine)
+    for row, result, limit in zip(rows, results, limits, strict=True):
+        for header in ("quartiles", "peak plain GB", "check"):
+            del row[header]
+        words = (f"{'≥' if name in LEAST else '≤'} {x:g} {name}" for name, x in limit.items())
+        row |= {"required": ", ".join(words), "verdict": judge(limit, result, trained)}
+        total, largest = sum(result.profile.values()), list(result.profile.items())[:5]
+        shares = ", ".join(f"{seconds / total:.0%} {name}" for name, seconds in largest)
+        row["largest operators"] = "" if row["verdict"].startswith("met") else shares
+    return rows
+
+
+def fit_lines(curve: Iterable[Result]) -> dict[str, tuple[Any, ...]]:
+    """Return lines through the times of each mode: formula -> classes, seconds, coefficients."""
+    lines = {}
+    for mode, group in groupby((r for r in curve if r.seconds), lambda r: r.case.mode):
+        x, y = zip(*((r.case.classes, r.median("fast")) for r in group), strict=True)
+        slope, start = line = np.polyfit(x, y, 1)
+        text = f"{start:.4g} + {slope:.4g} T s, R² = {np.corrcoef(x, y)[0, 1] ** 2:.4f}"
+        lines[f"{mode}: {text}"] = (x, y, line)
+    return lines
+
+
+def render(notes: Iterable[str], tables: dict[str, list[dict[str, str]]], style: str) -> str:
+    """Format notes and tables without their empty columns; ``style`` is tabulate's."""
+    parts = list(notes)
+    for title, rows in tables.items():
+        used = [header for header in rows[0] if any(row[header] for row in rows)] if rows else []
+        cells = [[row[header] for header in used] for row in rows]
+        table = tabulate(cells, used, style, disable_numparse=True)
         parts.append(f"{'### ' if style == 'github' else ''}{title}\n\n{table}")
     return "\n\n".join(parts)
 
 
-def plot(path: Path, stages: list[dict], curve: list[dict]) -> None:
-    """Two panels: the times of plain and ours, and our decoder's time by vocabulary size."""
+def plot(path: Path, results: Sequence[Result], curve: Iterable[Result]) -> None:
+    """Draw the times of both forms, and the fast head's time by number of classes."""
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(13, 5.5), width_ratios=(3, 2))
-    both = [result for result in stages if "plain" in result]
-    spreads = {form: [spread(r[form]["seconds"]) for r in both] for form in ("plain", "ours")}
-    medians = {form: [s.median for s in of_form] for form, of_form in spreads.items()}
-    places = range(len(both))
-    left.hlines(places, medians["ours"], medians["plain"], color="lightgray")
-    for form, colour in (("plain", "tab:gray"), ("ours", "tab:blue")):
-        errors = [[s.median - s.low, s.high - s.median] for s in spreads[form]]
-        left.errorbar(
-            medians[form], places, xerr=list(zip(*errors, strict=True)) or None,
-            fmt="o", color=colour, label=form,
-        )  # fmt: skip
-    for place, (result, *of_forms) in enumerate(zip(both, *spreads.values(), strict=True)):
-        left.annotate(
-            f"{speed_up(result):.1f}×", (max(s.high for s in of_forms), place), (8, 0),
-            textcoords="offset points", va="center", fontsize=7,
-        )  # fmt: skip
-    left.set_yticks(places, [_label(result["case"]) for result in both], fontsize=7)
+    for form, color in (("plain", "tab:gray"), ("fast", "tab:blue")):
+        left.plot([], [], "o", color=color, label=form)
+        for place, result in enumerate(results):
+            quartiles = result.quartiles(form)
+            left.plot(quartiles, [place] * len(quartiles), color=color)
+            left.plot(quartiles[1:2], [place] * len(quartiles[1:2]), "o", color=color)
+    names = [f"{r.case}{f' ({r.speed_up:.1f}×)' if r.speed_up else ''}" for r in results]
+    left.set_yticks(range(len(names)), names, fontsize=7)
+    left.set(xlabel="seconds (median and quartiles); in brackets plain / fast", xscale="log")
     left.invert_yaxis()
-    left.set_xlabel("seconds (median and quartiles), and plain / ours")
-    if both:
-        left.set_xscale("log")
-        left.margins(x=0.1)
-        left.legend()
-    for mode, points in curves(curve).items():
-        sizes, seconds, _ = zip(*points, strict=True)
-        line = fit_line(sizes, seconds)
-        (marks,) = right.plot(sizes, seconds, "o", label=f"{mode}, R² = {line.r_squared:.4f}")
-        ends = [0, max(sizes)]
-        right.plot(ends, [line.start + line.slope * x for x in ends], color=marks.get_color())
-    right.set_xlabel("classes T")
-    right.set_ylabel("seconds of our decoder")
-    if curve:
-        right.legend()
+    left.legend()
+    for label, (classes, seconds, line) in fit_lines(curve).items():
+        (marks,) = right.plot(classes, seconds, "o", label=label)
+        right.plot([0, max(classes)], np.polyval(line, [0, max(classes)]), color=marks.get_color())
+    right.set(xlabel="classes T", ylabel="seconds of the fast head")
+    right.legend(handles=right.lines[::2])
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
-
-
-def summary(result: dict) -> str:
-    """A case and its times in a line."""
-    label = _label(result["case"])
-    if "error" in result:
-        return f"{label}: {result['error']}"
-    text = f"{label}: ours {spread(result['ours']['seconds']).median:.3f} s"
-    if "plain" in result:
-        plain = spread(result["plain"]["seconds"]).median
-        text += f", plain {plain:.3f} s, {speed_up(result):.2f} times"
-    return text
-
-
-def _label(case: dict) -> str:
-    parts = [case["stage"], _mode(case), f"T={case['classes']}" if case["classes"] else ""]
-    parts.append("" if case["dtype"] == "float32" else case["dtype"])
-    parts.append("" if case["batch"] == 1 else f"batch {case['batch']}")
-    return ", ".join(part for part in parts if part)
-
-
-def _mode(case: dict) -> str:
-    return case["mode"] if case["stage"] in ("decoder", "whole image") else ""
-
-
-def _times(plain: list[float] | None, ours: list[float]) -> list[str]:
-    own = spread(ours)
-    cells = [_milliseconds(own.median), f"{_milliseconds(own.low)}-{_milliseconds(own.high)}"]
-    if plain is None:
-        return ["", *cells, ""]
-    theirs = spread(plain).median
-    return [_milliseconds(theirs), *cells, f"{theirs / own.median:.2f}"]
-
-
-def _milliseconds(seconds: float) -> str:
-    return f"{1e3 * seconds:.3f}" if seconds < 0.01 else f"{1e3 * seconds:.0f}"
-
-
-def _floor(work: Work, seconds: list[float], machine: Machine, dtype: str) -> list[str]:
-    if work == Work():
-        return ["", ""]
-    least = machine.floor(work, dtype)
-    return [_milliseconds(least), f"{spread(seconds).median / least:.1f}"]
-
-
-def _scaled(number: int | None, unit: float, digits: int) -> str:
-    return "" if number is None else f"{number / unit:.{digits}f}"
-
-
-def _checks(checks: dict) -> str:
-    names = {
-        "argmax_equal": lambda x: f"labels {100 * x:.2f} %",
-        "max_difference": lambda x: f"scores {x:.0e}",
-        "relative_difference": lambda x: f"{x:.0e} of std",
-        "text_passes": lambda x: f"{x} text passes",
-        "plain_survivors": lambda x: f"plain keeps {'/'.join(map(str, x))}",
-    }
-    return ", ".join(show(checks[name]) for name, show in names.items() if name in checks)

@@ -1,392 +1,235 @@
-"""The stages that `tools/benchmark.py` measures, each in our form and in the plain one."""
+"""The stages that the benchmark times, for any method that keeps the package's contracts."""
 
 import tempfile
-from collections.abc import Callable
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+from unittest.mock import patch
 
-import numpy as np
 import torch
-from detectron2.data import transforms
+from detectron2.config import CfgNode
 from detectron2.modeling import build_model
-from open_clip import get_tokenizer
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from sed_d2 import Vocabulary, shapes
 from sed_d2.checkpoint import SEDCheckpointer
-from sed_d2.data.files import read_image
-from sed_d2.modeling.clip.text import PROMPT_TEMPLATES, TextEncoder
+from sed_d2.modeling.clip import text as text_module
+from sed_d2.modeling.clip.text import TextEncoder
 from sed_d2.modeling.clip.text_cache import TextCache, TextKeys
-from sed_d2.modeling.sed.head import SKIP_FEATURES, cost_map
-from sed_d2.modeling.views import ViewScores, merged_labels, merged_scores
-from tools.benchmarking import floor, plain
+from sed_d2.modeling.layers.head_output import HeadOutput
+from sed_d2.modeling.sed import decoder
+from sed_d2.modeling.views import View, ViewScores, merged_labels
+from tools.benchmarking.floor import Forms
 
-OUTPUT_SIZE = (480, 640)
-"""Height and width of the picture that is read and that labels are made for."""
+#: The (height, width) of the image and of its labels.
+IMAGE_SIZE = (480, 640)
 
+#: Stage -> the fields of :class:`Case` that it depends on.
+STAGES = {
+    "encoder": ("dtype", "batch"),
+    "text": (),
+    "second start": (),
+    "head": ("classes", "mode", "dtype"),
+    "labels": ("classes",),
+    "whole image": ("classes", "mode", "dtype", "batch"),
+    "training step": ("classes", "batch"),
+}
 
-@dataclass(frozen=True)
-class Case:
-    """What is measured.
-
-    Attributes:
-        stage: "read", "encoder", "text", "second start", "cost map", "decoder", "upsampling",
-            "labels" (upsampling and argmax) or "whole image".
-        classes: T.
-        mode: "full", or "early" for early rejection with TEST.TOPK.
-        dtype: of ours, by autocast; plain is always float32.
-        batch: images at a time.
-        plain: whether the plain form is measured too.
-    """
-
-    stage: str
-    classes: int = 0
-    mode: str = "full"
-    dtype: str = "float32"
-    batch: int = 1
-    plain: bool = True
-
-    @property
-    def itemsize(self) -> int:
-        """Bytes of a number of the dtype."""
-        return getattr(torch, self.dtype).itemsize
+#: Stage -> its number of classes of ADE20K-847. The plain form of text takes seconds for each.
+FIXED_CLASSES = {"text": 4, "second start": 847}
 
 
-class Pair(NamedTuple):
-    """The two forms of a stage.
-
-    Attributes:
-        ours: runs the package's form.
-        plain: runs the plain one; None where there is none.
-        check: compares the answers (plain's, ours); where there is no plain form, looks at ours.
-        work: multiply-adds and bytes of each part, given the survivors of each level that rejected;
-            empty where a file is what takes the time.
-        parts: the names of the parts.
-    """
-
-    ours: Callable[[], object]
-    plain: Callable[[], object] | None
-    check: Callable[[object, object], dict[str, float]]
-    work: Callable[[list[int]], list[floor.Work]]
-    parts: tuple[str, ...] = ()
+#: What a stage reads, and its forms.
+Stage = tuple[Any, Forms]
 
 
-class Bench:
-    """A model and the pairs of its stages.
+class Case(NamedTuple):
+    """A stage and its sizes."""
 
-    Args:
-        cfg: config of the model.
-        needs_plain: whether a plain form is measured, which takes a copy of the weights.
-        structured: random texts and features also where MODEL.WEIGHTS are given.
-    """
+    stage: str  # a key of STAGES
+    classes: int = 0  # T; 0 where the stage has no classes
+    mode: str = "full"  # or "early" for early rejection with TEST.TOPK
+    dtype: str = "float32"  # of the fast form; the plain form runs in float32
+    batch: int = 1  # images at a time
+    plain: bool = True  # also run the plain form
 
-    def __init__(self, cfg, needs_plain: bool, structured: bool = False):
-        cfg.MODEL.AUTOCAST = ""  # each case has its own
-        self.cfg = cfg
-        self.device = torch.device(cfg.MODEL.DEVICE)
+    def __str__(self) -> str:
+        parts = [self.stage, self.mode if "mode" in STAGES[self.stage] else ""]
+        parts += [f"T={self.classes}" if self.classes else ""]
+        parts += [self.dtype if self.dtype != "float32" else ""]
+        parts += [f"batch {self.batch}" if self.batch > 1 else ""]
+        return ", ".join(filter(None, parts))
+
+
+class Stages:
+    """A model and its stages; random texts and features if asked for or without MODEL.WEIGHTS."""
+
+    def __init__(self, cfg: CfgNode, random_inputs: bool = False):
         torch.manual_seed(0)
+        self.cfg = cfg
         self.model = build_model(cfg).eval()
-        # Of a picture, random weights make nearly the same everywhere.
-        self.structured = structured or not cfg.MODEL.WEIGHTS
         SEDCheckpointer(self.model, strict=cfg.MODEL.WEIGHTS_STRICT).load(cfg.MODEL.WEIGHTS)
-        self.resolution = cfg.MODEL.CLIP.RESOLUTION
-        self.head = self.model.sem_seg_head
-        self.text_encoder = self.model.text_encoder
-        self.clip = self.model.backbone.clip
-        if needs_plain:
-            self.visual = plain.plain_copy(self.clip.visual)
-            self.plain_decoder = plain.plain_copy(self.head.decoder)
-        # When a level of the decoder begins: both forms ask once a level for its image guidance.
-        self.marks: list[float] = []
-        decoders = [self.head.decoder, *([self.plain_decoder] if needs_plain else [])]
-        for decoder in decoders:
-            for level in decoder.levels:
-                level.image_guidance.register_forward_pre_hook(self._mark)
+        # Random weights make nearly constant features, of which rejection would be arbitrary.
+        self.random_inputs = random_inputs or not cfg.MODEL.WEIGHTS
+        self.device = torch.device(cfg.MODEL.DEVICE)
+        self.side = cfg.MODEL.CLIP.RESOLUTION
+        width = self.model.backbone.output_shape()["embedding"].channels
+        self.text_shape = (len(self.model.text_encoder.templates), width)  # (P, C)
 
-    def _mark(self, *_) -> None:
-        self.marks.append(floor.clock(self.device))
+    def build(self, case: Case) -> Stage:
+        """Return what a stage reads, and its forms.
 
-    def pair(self, case: Case) -> Pair:
-        """The two forms of a case's stage, with inputs."""
-        self.top_k = self.cfg.TEST.TOPK if case.mode == "early" else 0
-        self.model.top_k = self.top_k
+        "fast" runs what inference runs, in the precision of the caller's autocast, and "plain" the
+        modules' own ``forward``. Some stages have one form only.
+        """
+        head, early = self.model.sem_seg_head, case.mode == "early"
+        if hasattr(head, "top_k"):
+            head.top_k = self.cfg.TEST.TOPK if early else 0
+        elif early:
+            raise ValueError(f"{type(head).__name__} has no early rejection: use --modes full")
         return getattr(self, f"_{case.stage.replace(' ', '_')}")(case)
 
-    def autocast(self, dtype: str):
-        """Where ours runs in another dtype."""
-        if dtype == "float32":
-            return nullcontext()
-        return torch.autocast(self.device.type, getattr(torch, dtype))
+    def _encoder(self, case: Case) -> Stage:
+        model, image = self.model, self._image(self.side, self.side).repeat(case.batch, 1, 1, 1)
+        images = (image - model.pixel_mean) / model.pixel_std
+        forms = {"fast": lambda: model.inference_forms()[0](images)}
+        return images, forms | {"plain": lambda: model.backbone(images)}
 
-    def _picture(self) -> np.ndarray:
-        """A scene of the world of shapes, (height, width, 3) uint8."""
-        scene, _ = shapes.make_scene(0, "val_seen")
-        return np.asarray(Image.fromarray(scene).resize(OUTPUT_SIZE[::-1], Image.BILINEAR))
+    def _text(self, case: Case) -> Stage:
+        """Embed names without caches; the plain form takes one class and all tokens at a time."""
+        clip, tokenizer = self.model.text_encoder.clip, self.model.text_encoder.tokenizer
+        encoder = TextEncoder(clip, tokenizer, trainable=True)  # keeps nothing
+        classes = spaced_classes(case.classes)
 
-    def _resized(self, picture: np.ndarray) -> Tensor:
-        """What Detectron2's mapper makes of a picture, (3, H, W) uint8."""
-        size = self.cfg.INPUT.MIN_SIZE_TEST
-        resize = transforms.ResizeShortestEdge([size, size], self.cfg.INPUT.MAX_SIZE_TEST)
-        resized = resize.get_transform(picture).apply_image(picture)
-        return torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
+        def plain() -> Tensor:
+            with patch.object(text_module, "trim", lambda tokens: tokens):
+                return torch.cat([encoder([names]) for names in classes])
 
-    def _plain_images(self, count: int) -> Tensor:
-        """The picture as the encoder sees it, (count, 3, R, R)."""
-        image = self._resized(self._picture()).to(self.device)
-        mean, std = self.model.pixel_mean, self.model.pixel_std
-        return plain.plain_preprocess(image, mean, std, self.resolution).repeat(count, 1, 1, 1)
+        return (), {"fast": lambda: encoder(classes), "plain": plain}
 
-    def vocabulary(self, count: int) -> Vocabulary:
-        """Names for ``count`` classes: real ones of a trained model, else numbers."""
-        if self.structured:
-            return Vocabulary.from_names([f"class {i}" for i in range(count)])
-        if self.cfg.MODEL.CLIP.NAME.startswith("shapes"):
-            names = shapes.CLASSES[:count]
-            return Vocabulary.from_names(
-                names if count == len(names) else shapes.vocabulary_of_size(count)
-            )
-        return _spaced(Vocabulary.builtin("ade20k_847"), count)
-
-    def text(self, vocabulary: Vocabulary) -> Tensor:
-        """(T, P, C): real embeddings of a trained model, else random unit vectors."""
-        if not self.structured:
-            return self.text_encoder(vocabulary.classes)
-        width = self.clip.text_projection.shape[1]
-        text = torch.randn(len(vocabulary), len(PROMPT_TEMPLATES), width, device=self.device)
-        return F.normalize(text, dim=-1, out=text)
-
-    def _read(self, case: Case) -> Pair:
+    def _second_start(self, case: Case) -> Stage:
+        """Embed names that a cache on disk has; random ones show that no text tower ran."""
+        encoder, classes = self.model.text_encoder, spaced_classes(case.classes)
         folder = tempfile.TemporaryDirectory()
-        path = Path(folder.name, "picture.jpg")
-        Image.fromarray(self._picture()).save(path, quality=95)
+        keys = TextKeys(encoder.clip, encoder.tokenizer)(classes, encoder.templates)
+        cached = torch.randn(len(classes), *self.text_shape)
+        TextCache(Path(folder.name), 10**12).write(dict(zip(keys, cached, strict=True)))
 
-        def ours(folder=folder):  # the folder lives as long as this function
-            image = self._resized(read_image(path)).to(self.device)
-            image = (image - self.model.pixel_mean) / self.model.pixel_std
-            return [view.cut(image) for group in self.model.views(*OUTPUT_SIZE) for view in group]
-
-        return Pair(ours, None, no_check, lambda _: [])
-
-    def _encoder(self, case: Case) -> Pair:
-        images = self._plain_images(case.batch)
-        size = images.shape[-2:]
-        work = floor.encoder_work(self.clip.visual, size, case.batch, case.itemsize)
-        return Pair(
-            lambda: self.model.backbone(images),
-            lambda: plain.plain_encode(self.visual, images),
-            relative_difference,
-            lambda _: [work],
-        )
-
-    def _text(self, case: Case) -> Pair:
-        classes = _spaced(Vocabulary.builtin("ade20k_847"), case.classes).classes
-        tokenizer = get_tokenizer(self.cfg.MODEL.CLIP.NAME)
-        prompts = [t(name) for names in classes for name in names for t in PROMPT_TEMPLATES]
-        lengths = (tokenizer(prompts).argmax(dim=-1) + 1).tolist()
-        work = floor.text_work(self.clip, lengths)
-        return Pair(
-            # A new encoder without a cache on disk: nothing is known.
-            lambda: {"text": TextEncoder(self.clip, tokenizer)(classes)},
-            lambda: {"text": plain.plain_text(self.clip, tokenizer, classes)},
-            relative_difference,
-            lambda _: [work],
-        )
-
-    def _second_start(self, case: Case) -> Pair:
-        """The cache is filled with random vectors under the true keys; what they are is nothing."""
-        classes = _spaced(Vocabulary.builtin("ade20k_847"), case.classes).classes
-        tokenizer = get_tokenizer(self.cfg.MODEL.CLIP.NAME)
-        folder = tempfile.TemporaryDirectory()
-        keys = TextKeys(self.clip, tokenizer)(classes, PROMPT_TEMPLATES)
-        width = self.clip.text_projection.shape[1]
-        entries = {key: torch.randn(len(PROMPT_TEMPLATES), width) for key in keys}
-        TextCache(Path(folder.name), 10**12).write(entries)
-        passes = []
-        self.clip.transformer.register_forward_pre_hook(lambda *_: passes.append(1))
-
-        def ours(folder=folder):
+        def fast() -> Tensor:
             cache = TextCache(Path(folder.name), 10**12)
-            TextEncoder(self.clip, tokenizer, cache=cache)(classes)
-            return {"text_passes": len(passes)}
+            text = TextEncoder(encoder.clip, encoder.tokenizer, cache=cache)(classes)
+            if not torch.equal(text.cpu(), cached):
+                raise RuntimeError("the text tower ran, although the cache has all classes")
+            return text
 
-        return Pair(ours, None, lambda _, answer: answer, lambda _: [])
+        return (), {"fast": fast}
 
-    def _cost_map(self, case: Case) -> Pair:
-        text = self.text(self.vocabulary(case.classes))
-        side = self.resolution // self.model.backbone.size_divisibility
-        embedding = torch.randn(1, text.shape[2], side, side, device=self.device)
-        work = floor.cost_map_work(*text.shape, side * side, case.itemsize)
-        return Pair(
-            lambda: {"cost map": cost_map(embedding, text)},
-            lambda: {"cost map": plain.plain_cost_map(embedding, text)},
-            relative_difference,
-            lambda _: [work],
-        )
+    def _head(self, case: Case) -> Stage:
+        model, text = self.model, self._text_embeddings(case.classes)
+        if self.random_inputs:
+            features = {
+                name: torch.randn(1, x.channels, *[self.side // x.stride] * 2, device=self.device)
+                for name, x in model.backbone.output_shape().items()
+            }
+        else:
+            features = self._encoder(case)[1]["plain"]()
+        forms = {"fast": lambda: model.inference_forms()[1](features, text)}
+        return (features, text), forms | {"plain": lambda: model.sem_seg_head(features, text)}
 
-    def _decoder(self, case: Case) -> Pair:
-        text = self.text(self.vocabulary(case.classes))
-        features = self._features()
-        cost = cost_map(features["embedding"], text).contiguous()
-        skips = [features[name].contiguous() for name in SKIP_FEATURES]
-        options = {"pooling": self.head.test_pooling, "top_k": self.top_k}
-
-        def scores(answer) -> Tensor:
-            all_classes = torch.zeros(case.classes, *answer[0].shape[-2:], device=self.device)
-            all_classes[answer[1]] = answer[0][0].float().sigmoid()
-            return all_classes
-
-        return Pair(
-            lambda: self.head.decoder(cost, skips, **options),
-            lambda: plain.plain_decode(self.plain_decoder, cost, skips, **options),
-            lambda theirs, ours: compare_scores(scores(theirs), scores(ours)),
-            lambda survivors: self._decoder_work(case, survivors),
-            ("7×7 convolution", *(f"level {i + 1}" for i in range(len(skips)))),
-        )
-
-    def _features(self) -> dict[str, Tensor]:
-        """The encoder's answer to the picture; random where weights are."""
-        if not self.structured:
-            return self.model.backbone(self._plain_images(1))
-        side, shapes_of = self.resolution, self.model.backbone.output_shape()
-        return {
-            name: torch.randn(1, s.channels, side // s.stride, side // s.stride).to(self.device)
-            for name, s in shapes_of.items()
+    def _labels(self, case: Case) -> Stage:
+        """Upsample scores and take the best class; the plain form holds all scores."""
+        coarse = torch.randn(1, case.classes, self.side // 32, self.side // 32, device=self.device)
+        scores = F.interpolate(coarse, scale_factor=8, mode="bilinear").sigmoid()
+        view = View((0.0, 0.0, 1.0, 1.0), (self.side, self.side))
+        scored = [ViewScores(view, scores[0], torch.arange(case.classes, device=self.device))]
+        return scores, {
+            "fast": lambda: merged_labels([scored], IMAGE_SIZE),
+            "plain": lambda: F.interpolate(scores, IMAGE_SIZE, mode="bilinear").argmax(dim=1)[0],
         }
 
-    def _alive(self, case: Case, survivors: list[int]) -> list[int]:
-        """T and the classes at each level; a level with too few to reject any keeps all."""
-        alive = [case.classes, *survivors]
-        return alive + alive[-1:] * (1 + len(self.head.decoder.levels) - len(alive))
+    def _whole_image(self, case: Case) -> Stage:
+        model, text = self.model, self._text_embeddings(case.classes)
+        height, width = IMAGE_SIZE
+        record = {"image": self._image(height, width), "height": height, "width": width}
 
-    def _decoder_work(self, case: Case, survivors: list[int]) -> list[floor.Work]:
-        side = self.resolution // self.model.backbone.size_divisibility
-        return floor.decoder_work(
-            self.head.decoder,
-            self._alive(case, survivors),
-            (side, side),
-            rejects=bool(survivors),
-            itemsize=case.itemsize,
-        )
+        def fast() -> Tensor:
+            results = model([record] * case.batch, text=text, labels_only=True)
+            return torch.stack([result["labels"] for result in results])
 
-    def _decoded(self, case: Case) -> Tensor:
-        """Logits as the decoder gives them, smooth enough to have regions, (1, T, h, w)."""
-        side = self.resolution // self.model.backbone.size_divisibility
-        coarse = torch.randn(1, case.classes, side, side, device=self.device)
-        return F.interpolate(coarse, scale_factor=8, mode="bilinear")
+        def plain() -> Tensor:
+            forms = (model.backbone, model.sem_seg_head)
+            with patch.object(model, "inference_forms", lambda *_: forms):
+                return fast()
 
-    def _views(self, logits: Tensor) -> list[list[ViewScores]]:
-        view = self.model.views(*OUTPUT_SIZE)[0][0]
-        classes = torch.arange(logits.shape[1], device=self.device)
-        return [[ViewScores(view, logits[0].float().sigmoid(), classes)]]
+        return (record, text), {"fast": fast, "plain": plain}
 
-    def _upsampling(self, case: Case) -> Pair:
-        logits = self._decoded(case)
+    def _training_step(self, case: Case) -> Stage:
+        """Compute the losses and their gradients; training has one form."""
+        image, text = self._image(self.side, self.side), self._text_embeddings(case.classes)
+        record = {"image": image, "sem_seg": torch.randint(case.classes, image.shape[1:])}
 
-        def ours():
-            groups = self._views(logits)
-            for _, scores in merged_scores(groups, groups[0][0].survivors, OUTPUT_SIZE):
-                del scores  # none is kept, as where labels are made
+        @torch.enable_grad()
+        def step() -> None:
+            sum(self.model.train()([record] * case.batch, text=text).values()).backward()
+            self.model.eval().zero_grad()
 
-        work = floor.labels_work(case.classes, logits.shape[-2:], OUTPUT_SIZE)
-        return Pair(
-            ours, lambda: plain.plain_upsample(logits, OUTPUT_SIZE), no_check, lambda _: [work]
-        )
+        return (record, text), {"fast": step}
 
-    def _labels(self, case: Case) -> Pair:
-        logits = self._decoded(case)
-        work = floor.labels_work(case.classes, logits.shape[-2:], OUTPUT_SIZE)
-        return Pair(
-            lambda: merged_labels(self._views(logits), OUTPUT_SIZE),
-            lambda: plain.plain_upsample(logits, OUTPUT_SIZE)[0].argmax(dim=0),
-            lambda theirs, ours: {"argmax_equal": (theirs == ours).float().mean().item()},
-            lambda _: [work],
-        )
+    def _image(self, *size: int) -> Tensor:
+        """Draw a scene of the world of shapes, (3, height, width) in 0..255."""
+        scene = torch.from_numpy(shapes.make_scene(0, "val_seen")[0]).permute(2, 0, 1)
+        return F.interpolate(scene[None].float(), size)[0].to(self.device)
 
-    def _whole_image(self, case: Case) -> Pair:
-        vocabulary = self.vocabulary(case.classes)
-        text = self.text(vocabulary)
-        self.model.text_encoder = lambda classes: text
-        self.model.set_vocabulary(vocabulary)
-        image = self._resized(self._picture())
-        height, width = OUTPUT_SIZE
-        records = [{"image": image, "height": height, "width": width}] * case.batch
-
-        def theirs():
-            mean, std = self.model.pixel_mean, self.model.pixel_std
-            images = [
-                plain.plain_preprocess(r["image"].to(self.device), mean, std, self.resolution)
-                for r in records
-            ]
-            scores = plain.plain_segment(
-                self.visual,
-                self.plain_decoder,
-                torch.cat(images),
-                text,
-                OUTPUT_SIZE,
-                pooling=self.head.test_pooling,
-                top_k=self.top_k,
-            )
-            return scores, scores.argmax(dim=1)
-
-        def check(theirs, ours):
-            scores, labels = theirs
-            equal = torch.stack([answer["labels"] for answer in ours]) == labels
-            with self.autocast(case.dtype):
-                own = self.model(records[:1])[0]["sem_seg"]
-            return {
-                "argmax_equal": equal.float().mean().item(),
-                "max_difference": (scores[0] - own).abs().max().item(),
-            }
-
-        def work(survivors: list[int]) -> list[floor.Work]:
-            side = self.resolution // self.model.backbone.size_divisibility
-            alive = self._alive(case, survivors)
-            parts = [
-                floor.cost_map_work(*text.shape, side * side, case.itemsize),
-                *self._decoder_work(case, survivors),
-                floor.labels_work(alive[-1], (8 * side, 8 * side), OUTPUT_SIZE),
-            ]
-            # The parts of one image, for each of the batch, and the encoder of all.
-            square = (self.resolution, self.resolution)
-            encoder = floor.encoder_work(self.clip.visual, square, case.batch, case.itemsize)
-            return [sum(parts * case.batch, encoder)]
-
-        return Pair(lambda: self.model(records, labels_only=True), theirs, check, work)
+    def _text_embeddings(self, classes: int) -> Tensor:
+        """Make (T, P, C) unit embeddings, of real names where the weights are trained."""
+        if self.random_inputs:
+            text = torch.randn(classes, *self.text_shape, device=self.device)
+            return F.normalize(text, dim=-1)
+        if self.cfg.MODEL.CLIP.NAME.startswith("shapes"):
+            return self.model.text_embeddings(shapes.vocabulary_of_size(classes))
+        return self.model.text_embeddings(Vocabulary(spaced_classes(classes)))
 
 
-def _spaced(vocabulary: Vocabulary, count: int) -> Vocabulary:
-    """``count`` classes evenly spaced in a vocabulary."""
-    if not 1 <= count <= len(vocabulary):
-        raise ValueError(
-            f"{count} classes were asked for, but {vocabulary.source} has {len(vocabulary)}: give "
-            "smaller --vocabulary-sizes"
-        )
-    chosen = [i * len(vocabulary) // count for i in range(count)]
-    return Vocabulary(tuple(vocabulary[i] for i in chosen), vocabulary.source)
+def spaced_classes(count: int) -> tuple[tuple[str, ...], ...]:
+    """Return the synonyms of ``count`` classes evenly spaced in ADE20K-847."""
+    classes = Vocabulary.builtin("ade20k_847").classes
+    if count > len(classes):
+        raise ValueError(f"ADE20K-847 has no {count} classes: give smaller --vocabulary-sizes")
+    return tuple(classes[i * len(classes) // count] for i in range(count))
 
 
-def no_check(*_) -> dict[str, float]:
-    """For a stage with nothing to compare."""
-    return {}
+@contextmanager
+def chosen_survivors(count: int) -> Iterator[None]:
+    """Let SED's early rejection keep so many classes after its own choice ran; 0: that choice."""
+    choose = decoder.union_of_top_k
+
+    def union_of_top_k(logits: Tensor, k: int) -> Tensor:
+        survivors, number = choose(logits, k), min(count, len(logits))
+        if number < 1:
+            return survivors
+        return torch.arange(number, device=logits.device) * len(logits) // number
+
+    with patch.object(decoder, "union_of_top_k", union_of_top_k):
+        yield
 
 
-def relative_difference(theirs: dict[str, Tensor], ours: dict[str, Tensor]) -> dict[str, float]:
-    """The greatest difference of any tensor, in standard deviations of plain's."""
-    return {
-        "relative_difference": max(
-            ((theirs[name] - ours[name].float()).abs().max() / theirs[name].std()).item()
-            for name in theirs
-        )
-    }
-
-
-def compare_scores(theirs: Tensor, ours: Tensor) -> dict[str, float]:
-    """The share of pixels of equal argmax, and the greatest difference, of (T, h, w) scores."""
-    return {
-        "argmax_equal": (theirs.argmax(0) == ours.argmax(0)).float().mean().item(),
-        "max_difference": (theirs - ours).abs().max().item(),
-    }
+def compare(plain: Any, fast: Any) -> dict[str, float]:
+    """Measure the difference of two outputs of a stage: features, text, scores or labels."""
+    if isinstance(plain, HeadOutput):  # of the first image; rejected classes score 0
+        survivors = torch.cat([plain.survivors, fast.survivors])
+        scores = plain.scores.new_zeros(2, int(survivors.max()) + 1, *plain.logits.shape[-2:])
+        scores[0, plain.survivors], scores[1, fast.survivors] = plain.scores[0], fast.scores[0]
+        return {
+            **compare(*scores.argmax(dim=1)),
+            "max difference": (scores[0] - scores[1]).abs().max().item(),
+            "survivors": len(fast.survivors),
+            "other survivors": int((survivors.unique(return_counts=True)[1] == 1).sum()),
+        }
+    if isinstance(plain, dict):
+        return max((compare(plain[n], fast[n]) for n in plain), key=lambda x: [*x.values()])
+    if plain.is_floating_point():
+        difference = (plain - fast.float()).abs().max() / plain.std()
+        return {"relative difference": difference.item()}
+    return {"labels equal": (plain == fast).float().mean().item()}
