@@ -15,7 +15,7 @@ def sem_seg_loss(
 
     Args:
         logits: (B, T, h, w).
-        target: (B, H, W) integers, 0..T-1 or ``ignore_value``.
+        target: (B, H, W) int64, 0..T-1 or ``ignore_value``.
         ignore_value: the label of pixels without a class.
         mask_ignored: exclude ignored pixels from the mean.
 
@@ -42,7 +42,7 @@ def sample_classes(
     The federated loss of large vocabularies (Zhou et al., arXiv 2103.07461), drawn uniformly.
 
     Args:
-        target: (B, H, W) integers, 0..num_classes-1 or ``ignore_value``.
+        target: (B, H, W) int64, 0..num_classes-1 or ``ignore_value``.
         num_classes: T.
         count: if the labels have more classes, exactly these are taken.
         ignore_value: the label of pixels without a class.

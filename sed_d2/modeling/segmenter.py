@@ -87,8 +87,8 @@ class OpenVocabSegmenter(nn.Module):
         super().__init__()
         if precision not in PRECISIONS:
             raise ValueError(
-                f"TEST.PRECISION '{precision}' is unknown: use bfloat16, float16 or \"\" for "
-                "float32"
+                f"TEST.PRECISION '{precision}' is unknown: use bfloat16, float16 or \"\" to "
+                "follow the caller's autocast"
             )
         if sampled_classes < 0:
             raise ValueError(
@@ -211,7 +211,12 @@ class OpenVocabSegmenter(nn.Module):
     def losses(
         self, images: list[Tensor], targets: list[Tensor], text: Tensor
     ) -> dict[str, Tensor]:
-        """Compute the losses of normalised (3, H, W) images with (H, W) labels."""
+        """Compute the losses of normalised (3, H, W) images with (H, W) labels.
+
+        Returns:
+            "loss_sem_seg_0" (final) and "_1", "_2" ... (auxiliary, coarse to fine). The trainer
+            adds them with weight 1.
+        """
         divisibility = self.backbone.size_divisibility
         batch = ImageList.from_tensors(images, divisibility).tensor
         target = ImageList.from_tensors(targets, divisibility, self.ignore_value).tensor

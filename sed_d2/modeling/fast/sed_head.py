@@ -11,8 +11,9 @@ from torch.nn import functional as F
 from ..layers.class_attention import ClassAttention, LinearAttention
 from ..layers.convnext import ConvNeXtBlock
 from ..layers.head_output import HeadOutput
+from ..sed.approximations import nearest_classes, template_basis
 from ..sed.decoder import FAM, SFM, FusionLevel, GradualFusionDecoder, check_early_rejection
-from ..sed.head import SKIP_FEATURES, SEDHead, nearest_classes, template_basis
+from ..sed.head import SKIP_FEATURES, SEDHead
 from ..versions import tensor_versions
 from .linear import linear
 from .sed_decoder import FastDecoder, InputLayers

@@ -8,7 +8,7 @@ from torch.utils.checkpoint import checkpoint
 
 
 class Checkpointed(nn.Module):
-    """Module that can keep its inputs alone for the backward pass and recompute the rest.
+    """Module that can store only its inputs for the backward pass and recompute the rest.
 
     Attributes:
         checkpoints: recompute the activations in the backward pass; costs time, saves memory.

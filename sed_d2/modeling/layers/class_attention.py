@@ -37,16 +37,16 @@ class LinearAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Let the T tokens of each of the N sequences attend: (N, T, C) -> (N, T, C)."""
-        tokens = x.shape[1]
+        num_tokens = x.shape[1]
         q, k, v = (
             layer(x).unflatten(-1, (self.num_heads, -1))  # (N, T, heads, d)
             for layer in (self.q, self.k, self.v)
         )
         q, k = F.elu(q) + 1, F.elu(k) + 1
-        # Sums over the classes are taken as means, with eps / T, because sums overflow in float16.
-        kv = torch.einsum("nthd,nthe->nhde", k / tokens, v)
-        # In float32, because eps / T underflows in float16.
-        normaliser = torch.einsum("nthd,nhd->nth", q, k.mean(dim=1)).float() + self.eps / tokens
+        # Means over the classes and eps / T: the same quotient, and sums overflow in float16. In
+        # float32, because eps / T underflows in float16.
+        kv = torch.einsum("nthd,nthe->nhde", k / num_tokens, v)  # (N, heads, d, d)
+        normaliser = torch.einsum("nthd,nhd->nth", q, k.mean(dim=1)).float() + self.eps / num_tokens
         y = torch.einsum("nthd,nhde->nthe", q, kv) / normaliser.unsqueeze(-1)
         return y.to(q.dtype).flatten(2)
 
@@ -54,8 +54,8 @@ class LinearAttention(nn.Module):
 class ClassAttention(Checkpointed):
     """Class fusion (SED, section 3.2): at each position the T classes attend to each other.
 
-    ``y = pool(x); y += attention(norm1(y)); y += mlp(norm2(y)); x + upsample(y)``. Nothing depends
-    on the order or the number of the classes.
+    ``y = pool(x); y += attention(norm1(y)); y += mlp(norm2(y)); x + upsample(y)``. Permuting the
+    classes permutes the output, and the weights fit any number of classes.
 
     Args:
         dim: C.
@@ -75,7 +75,7 @@ class ClassAttention(Checkpointed):
         Args:
             x: the features of the classes.
             num_images: B.
-            pooling: (height, width) of the cells that the tokens are averaged over.
+            pooling: (height, width) of the cells; a token is the average of one.
         """
         y = F.avg_pool2d(x, pooling) if tuple(pooling) != (1, 1) else x
         height, width = y.shape[-2:]

@@ -10,8 +10,8 @@ class HeadOutput(NamedTuple):
 
     Attributes:
         logits: (B, T', h, w) of the T' surviving classes (all T where none is rejected).
-        survivors: (T',) indices into the vocabulary, ascending.
-        auxiliary: further logits (B, T, ., .) with a loss each, coarse to fine; () if not asked
+        survivors: (T',) indices into the vocabulary, ascending; all other classes score 0.
+        auxiliary: further logits (B, T, h', w') with a loss each, coarse to fine; () if not asked
             for.
     """
 

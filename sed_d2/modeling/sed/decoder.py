@@ -18,7 +18,13 @@ from ..layers.head_output import HeadOutput
 
 
 class FAM(nn.Module):
-    """Feature aggregation module: spatial fusion, then class fusion."""
+    """Feature aggregation module: spatial fusion, then class fusion.
+
+    Args:
+        dim: width of input and output.
+        kernel_size: depthwise kernel of spatial fusion.
+        num_heads: heads of class fusion.
+    """
 
     def __init__(self, dim: int, kernel_size: int, num_heads: int):
         super().__init__()
@@ -33,15 +39,22 @@ class FAM(nn.Module):
 class SFM(Checkpointed):
     """Skip-layer fusion module: double the resolution and mix in both guidances.
 
-    ``relu(norm2(conv2(relu(norm1(conv1(cat[up(x), image guidance, cost guidance]))))))``, where
-    conv1 is linear and therefore a sum over the parts of its input.
+    Guidance is what a level sees besides its input: the image feature (image guidance) and the cost
+    map (cost guidance), each projected to g channels. The module is equal to
+    ``relu(norm2(conv2(relu(norm1(conv1(cat[up(x), image guidance, cost guidance]))))))``; conv1 is
+    linear, so the part of the image guidance is computed once per image, not once per class.
+
+    Args:
+        dim: width of the input.
+        out_dim: width of the output.
+        guidance_dim: g.
     """
 
     def __init__(self, dim: int, out_dim: int, guidance_dim: int):
         super().__init__()
         self.up = nn.ConvTranspose2d(dim, dim - guidance_dim, 2, stride=2)
         self.conv1 = nn.Conv2d(dim + guidance_dim, out_dim, 3, padding=1, bias=False)
-        self.norm1 = nn.GroupNorm(max(out_dim // 16, 1), out_dim)
+        self.norm1 = nn.GroupNorm(max(out_dim // 16, 1), out_dim)  # groups of 16 channels
         self.conv2 = nn.Conv2d(out_dim, out_dim, 3, padding=1, bias=False)
         self.norm2 = nn.GroupNorm(max(out_dim // 16, 1), out_dim)
 
@@ -65,7 +78,7 @@ class SFM(Checkpointed):
         up_weight, image_weight, cost_weight = self.split_conv1()
         y = F.conv2d(self.up(x), up_weight, padding=1)
         y = y + F.conv2d(cost_guidance, cost_weight, padding=1)
-        shared = F.conv2d(image_guidance, image_weight, padding=1)  # once per image
+        shared = F.conv2d(image_guidance, image_weight, padding=1)  # (B, out_dim, 2H, 2W)
         y = (y.unflatten(0, (len(shared), -1)) + shared.unsqueeze(1)).flatten(0, 1)
         y = F.relu(self.norm1(y))
         return F.relu(self.norm2(self.conv2(y)))
@@ -96,6 +109,7 @@ class FusionLevel(nn.Module):
         num_heads: int,
     ):
         super().__init__()
+        #: Scores the level's input, for the auxiliary loss and for early rejection.
         self.aux_head = nn.Conv2d(dim, 1, 3, padding=1)
         self.fam = FAM(dim, kernel_size, num_heads)
         self.image_guidance = nn.Sequential(
@@ -139,7 +153,11 @@ class GradualFusionDecoder(nn.Module):
         detach_auxiliary: compute the auxiliary logits on detached input, as released.
         prior_prob: score of the untrained heads, in (0, 1); 0 keeps torch's initial bias, a score
             of about 0.5.
-        checkpoints: recompute the activations of FAM and SFM in the backward pass.
+        checkpoints: recompute the activations of spatial fusion, class fusion and SFM in the
+            backward pass.
+
+    Raises:
+        ValueError: the lists have different lengths, or a value is outside its range.
     """
 
     def __init__(
@@ -160,6 +178,12 @@ class GradualFusionDecoder(nn.Module):
             raise ValueError(
                 f"MODEL.SEM_SEG_HEAD.PRIOR_PROB {prior_prob} must be at least 0 and less than 1"
             )
+        if not len(decoder_dims) == len(guidance_dims) == len(kernel_sizes) == len(image_dims):
+            raise ValueError(
+                "MODEL.SEM_SEG_HEAD.DECODER_DIMS, GUIDANCE_PROJ_DIMS and KERNEL_SIZES must have "
+                f"{len(image_dims)} entries, one for each image feature"
+            )
+        self.num_templates = num_templates
         self.detach_auxiliary = detach_auxiliary
         self.cost_conv = nn.Conv2d(num_templates, hidden_dim, 7, padding=3)
         dims = [hidden_dim, *decoder_dims]
@@ -204,11 +228,19 @@ class GradualFusionDecoder(nn.Module):
                 all. Needs B = 1, because each image has its own survivors.
             auxiliary: also return the auxiliary logits; not together with ``top_k``.
 
+        Returns:
+            Logits (B, T', 8H, 8W), survivors (T',), and auxiliary logits (B, T, H, W),
+            (B, T, 2H, 2W), (B, T, 4H, 4W), each made of its level's input.
+
         Raises:
             ValueError: ``top_k`` with B > 1 or with ``auxiliary``.
         """
         num_images, num_classes = cost_map.shape[:2]
         check_early_rejection(top_k, num_images, auxiliary)
+
+        def per_class(logits: Tensor) -> Tensor:  # (B * T, 1, h, w) -> (B, T, h, w)
+            return logits.unflatten(0, (num_images, -1)).squeeze(2)
+
         # Channels last, so that the linear layers see (N, H, W, C) without a copy.
         cost = cost_map.flatten(0, 1).contiguous(memory_format=torch.channels_last)
         x = self.cost_conv(cost)  # (B * T, dim, H, W)
@@ -220,10 +252,9 @@ class GradualFusionDecoder(nn.Module):
                 x, cost, survivors = x[keep], cost[keep], survivors[keep]
             if auxiliary:
                 logits = level.aux_head(x.detach() if self.detach_auxiliary else x)
-                auxiliary_logits.append(logits.unflatten(0, (num_images, -1)).squeeze(2))
+                auxiliary_logits.append(per_class(logits))
             x, cost = level(x, cost, image_feature, pooling)
-        logits = self.head(x).unflatten(0, (num_images, -1)).squeeze(2)
-        return HeadOutput(logits, survivors, tuple(auxiliary_logits))
+        return HeadOutput(per_class(self.head(x)), survivors, tuple(auxiliary_logits))
 
 
 def union_of_top_k(logits: Tensor, k: int) -> Tensor:
@@ -231,7 +262,7 @@ def union_of_top_k(logits: Tensor, k: int) -> Tensor:
 
     Args:
         logits: (T, H, W).
-        k: at least 1; all classes are returned from T on.
+        k: at least 1; from T on it returns all classes.
 
     Returns:
         Ascending class indices, (T',) with min(k, T) <= T' <= T.
@@ -240,8 +271,11 @@ def union_of_top_k(logits: Tensor, k: int) -> Tensor:
 
 
 def check_early_rejection(top_k: int, num_images: int, auxiliary: bool) -> None:
-    """Raise a ValueError if early rejection is asked for together with what it excludes."""
+    """Raise a ValueError for early rejection of a batch, or together with auxiliary logits."""
     if top_k and num_images != 1:
-        raise ValueError(f"early rejection works on one image at a time, not on {num_images}")
+        raise ValueError(
+            f"early rejection works on one image at a time, not on {num_images}, because each has "
+            "its own survivors: pass one image, or set TEST.FAST_INFERENCE False"
+        )
     if top_k and auxiliary:
         raise ValueError("auxiliary logits are of all classes: ask for them without top_k")

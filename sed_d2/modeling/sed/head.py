@@ -11,14 +11,15 @@ from torch import Tensor, nn
 from ..clip.templates import PROMPT_TEMPLATES
 from ..layers.cost_map import cost_map
 from ..layers.head_output import HeadOutput
+from .approximations import nearest_classes, project_templates
 from .decoder import GradualFusionDecoder
 from .keys import RELEASED_PREFIXES
 
 #: The backbone's features that the decoder's levels fuse, coarse to fine.
 SKIP_FEATURES = ("res4", "res3", "res2")
 
-#: ``MODEL.SEM_SEG_HEAD.GUIDANCE`` -> the skip features that the decoder sees. The paper detaches
-#: them: the skip path must not train the image encoder (SED, section 3.2).
+#: ``MODEL.SEM_SEG_HEAD.GUIDANCE`` -> a skip feature as the decoder sees it. The paper detaches it:
+#: the skip path must not train the image encoder (SED, section 3.2).
 GUIDANCE = {
     "detached": Tensor.detach,
     "attached": lambda feature: feature,
@@ -37,9 +38,9 @@ class SEDHead(nn.Module):
         guidance: the skip features that the decoder sees, a key of ``GUIDANCE``.
         top_k: in inference, early rejection keeps this many classes per pixel; 0 keeps all.
         pre_reject: in inference, an approximation: decode only this many classes, see
-            :func:`nearest_classes`; 0 decodes all.
-        template_channels: in inference, an approximation: reduce the templates to this many
-            principal components, see :func:`template_basis`; 0 keeps all templates.
+            :func:`~.approximations.nearest_classes`; 0 decodes all.
+        template_channels: in inference, an approximation: project the templates on this many
+            principal components, see :func:`~.approximations.template_basis`; 0 does not.
 
     Attributes:
         released_prefixes: key prefix of a released checkpoint -> ours.
@@ -63,6 +64,13 @@ class SEDHead(nn.Module):
         template_channels: int = 0,
     ):
         super().__init__()
+        for key, cell in (("MODEL.SEM_SEG_HEAD", train_pooling), ("TEST", test_pooling)):
+            if len(cell) != 2 or min(cell) < 1:
+                raise ValueError(
+                    f"{key}.POOLING_SIZES {list(cell)} is no cell: use [height, width] of 1 or more"
+                )
+        if top_k < 0:
+            raise ValueError(f"TEST.TOPK {top_k} is negative: use 1 or more, or 0 to keep all")
         if pre_reject < 0:
             raise ValueError(
                 f"TEST.PREREJECT {pre_reject} is negative: use the number of classes to decode, "
@@ -88,7 +96,11 @@ class SEDHead(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
-        """Read the arguments from ``cfg.MODEL.SEM_SEG_HEAD``, ``cfg.TEST`` and the backbone."""
+        """Read the arguments from ``cfg.MODEL.SEM_SEG_HEAD``, ``cfg.TEST`` and the backbone.
+
+        Raises:
+            ValueError: ``TEST.TOPK`` is below 1.
+        """
         head = cfg.MODEL.SEM_SEG_HEAD
         if cfg.TEST.TOPK < 1:
             raise ValueError(f"TEST.TOPK {cfg.TEST.TOPK} keeps no class: use 1 or more")
@@ -123,17 +135,30 @@ class SEDHead(nn.Module):
             text: (T, P, C) unit vectors.
             auxiliary: also return the auxiliary logits, one for each of the decoder's levels.
 
+        Returns:
+            Logits (B, T', 8H, 8W), survivors (T',), and auxiliary logits (B, T, H, W),
+            (B, T, 2H, 2W), (B, T, 4H, 4W), each made of its level's input.
+
         Raises:
-            ValueError: in inference, rejection is on and B is not 1.
+            ValueError: the text has another number of templates; in inference, early rejection or
+                ``pre_reject`` below T is on and B is not 1, or ``auxiliary`` is asked for.
         """
-        embedding, chosen = features["embedding"], None
+        if text.shape[1] != self.decoder.num_templates:
+            raise ValueError(
+                f"text has {text.shape[1]} templates a class, the decoder was built for "
+                f"{self.decoder.num_templates}: embed with PROMPT_TEMPLATES"
+            )
+        embedding = features["embedding"]
+        chosen = None
         if not self.training:
             if self.pre_reject and self.pre_reject < len(text):
+                if auxiliary:
+                    raise ValueError("auxiliary logits are of all classes: set TEST.PREREJECT 0")
                 chosen = nearest_classes(embedding, text, self.pre_reject)
             if self.template_channels:
-                basis = template_basis(text, self.template_channels)
-                text = torch.einsum("pr,qr,tqc->tpc", basis, basis, text)
-            text = text if chosen is None else text[chosen]
+                text = project_templates(text, self.template_channels)
+            if chosen is not None:
+                text = text[chosen]
         output = self.decoder(
             cost_map(embedding, text),
             [self.guidance(features[name]) for name in SKIP_FEATURES],
@@ -142,47 +167,3 @@ class SEDHead(nn.Module):
             auxiliary=auxiliary,
         )
         return output if chosen is None else output._replace(survivors=chosen[output.survivors])
-
-
-def nearest_classes(embedding: Tensor, text: Tensor, count: int) -> Tensor:
-    """Return the classes whose cosine comes nearest to the best one at some position of an image.
-
-    Args:
-        embedding: (1, C, H, W), of any length.
-        text: (T, P, C), unit vectors; the cosine of a class is the mean over its templates.
-        count: at most T.
-
-    Returns:
-        (count,) ascending class indices.
-
-    Raises:
-        ValueError: there is more than one image.
-    """
-    if len(embedding) != 1:
-        raise ValueError(f"TEST.PREREJECT works on one image at a time, not on {len(embedding)}")
-    with torch.autocast(embedding.device.type, enabled=False):
-        mean = text.float().mean(dim=1, keepdim=True)
-        cosine = cost_map(embedding.float(), mean).flatten(1).view(len(text), -1)  # (T, H * W)
-    gap = (cosine - cosine.amax(dim=0)).amax(dim=1)  # 0 for the best class of a position
-    return gap.topk(count).indices.sort().values
-
-
-def template_basis(text: Tensor, channels: int) -> Tensor:
-    """Return the embeddings' principal components along the axis of the templates.
-
-    The templates of a class are nearly collinear, so few components hold nearly all of them: with
-    U the basis, ``text`` is nearly ``U U^T text``. The error is the part of the dropped components,
-    none for r = P.
-
-    Args:
-        text: (T, P, C).
-        channels: r, 1..P.
-
-    Returns:
-        U (P, r), float32, with orthonormal columns.
-    """
-    with torch.autocast(text.device.type, enabled=False):
-        gram = torch.einsum("tpc,tqc->pq", text.float(), text.float())
-        # In float64, on the CPU, since not every device has it; eigenvalues ascend.
-        vectors = torch.linalg.eigh(gram.cpu().double()).eigenvectors
-    return vectors[:, -channels:].float().to(text.device)

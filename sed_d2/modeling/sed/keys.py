@@ -1,7 +1,8 @@
-"""Key names of the released SED checkpoints (facts of the release, SED section 4)."""
+"""Key names of the released SED checkpoints."""
 
 
 def _released_prefixes() -> dict[str, str]:
+    """Map the prefix of each released module to ours."""
     released, ours = "sem_seg_head.predictor.transformer.", "sem_seg_head.decoder."
     prefixes = {
         "sem_seg_head.predictor.clip_model.": "backbone.clip.",

@@ -74,3 +74,10 @@ def test_early_rejection_counts_for_one_image(decoder):
         decoder(torch.randn(2, 3, 80, 2, 2), features(2), pooling=(1, 1), top_k=1)
     with pytest.raises(ValueError, match="ask for them without top_k"):
         decoder(torch.rand(1, 3, 80, 2, 2), [], pooling=(1, 1), top_k=1, auxiliary=True)
+
+
+def test_forms_that_cannot_work_are_refused():
+    with pytest.raises(ValueError, match="must have 3 entries, one for each image feature"):
+        GradualFusionDecoder(80, 16, [16, 16], [4, 4], [8, 8, 8], [3, 3], 4)
+    with pytest.raises(ValueError, match="kernel size 4 .* is even"):
+        GradualFusionDecoder(80, 16, [16], [4], [8], [4], 4)

@@ -5,8 +5,9 @@ import torch
 
 from sed_d2.modeling.layers.cost_map import cost_map
 from sed_d2.modeling.layers.head_output import HeadOutput
+from sed_d2.modeling.sed.approximations import nearest_classes, template_basis
 from sed_d2.modeling.sed.decoder import GradualFusionDecoder
-from sed_d2.modeling.sed.head import SEDHead, nearest_classes, template_basis
+from sed_d2.modeling.sed.head import SEDHead
 
 
 def head(**settings):
@@ -92,11 +93,21 @@ def test_the_decoder_reads_the_components_as_it_reads_the_templates(inputs):
     torch.testing.assert_close(both.logits, kept.logits, atol=1e-4, rtol=1e-4)
 
 
-def test_values_that_cannot_work_are_refused():
-    with pytest.raises(ValueError, match="TEST.PREREJECT -1"):
-        head(pre_reject=-1)
-    with pytest.raises(ValueError, match="TEST.TEMPLATE_CHANNELS 81 .* 80"):
-        head(template_channels=81)
+def test_values_that_cannot_work_are_refused(inputs):
+    for settings, message in (
+        ({"pre_reject": -1}, "TEST.PREREJECT -1"),
+        ({"template_channels": 81}, "TEST.TEMPLATE_CHANNELS 81 .* 80"),
+        ({"top_k": -1}, "TEST.TOPK -1 is negative"),
+        ({"test_pooling": (0, 1)}, r"TEST.POOLING_SIZES \[0, 1\]"),
+        ({"train_pooling": (2, 2, 2)}, r"MODEL.SEM_SEG_HEAD.POOLING_SIZES \[2, 2, 2\]"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            head(**settings)
+    features, text = inputs
+    with pytest.raises(ValueError, match="text has 79 templates a class, the decoder .* 80"):
+        head()(features, text[:, :79])
+    with pytest.raises(ValueError, match="set TEST.PREREJECT 0"):
+        head(pre_reject=5)(features, text, auxiliary=True)
 
 
 def test_autocast_does_not_coarsen_the_approximations(inputs):
