@@ -95,7 +95,7 @@ def parser(**defaults: Any) -> argparse.ArgumentParser:
     add("--repeats", count, 5, "timed runs of each form")
     add("--seconds", float, 300.0, "time after which a case has no more than 2 repeats")
     add("--output", Path, Path("output/benchmark"), "folder of the results")
-    parser.add_argument("--keep-memory", action="store_true", help="keep what is freed")
+    parser.add_argument("--keep-memory", action="store_true", help="keep freed CPU memory")
     parser.add_argument("--quick", action="store_true", help="a small part, for a first look")
     text = "also put the report between <!-- begin MARK --> and <!-- end MARK --> of a page"
     parser.add_argument("--update-page", nargs=2, metavar=("PAGE", "MARK"), help=text)
