@@ -70,11 +70,11 @@ def test_inputs_stay_as_they_are(build_decoder, skips):
     assert all(map(torch.equal, (cost, *skips), before))
 
 
-@pytest.mark.parametrize("chunk", [1, 1000, 40000])
+@pytest.mark.parametrize("classes, chunk", [(2, 1), (3, 1000), (20, 10000), (20, 40000)])
 @pytest.mark.parametrize("top_k", [0, 2])
 @torch.no_grad()
-def test_the_chunk_size_changes_nothing(build_decoder, skips, chunk, top_k):
-    cost = cost_maps(20)
+def test_the_chunk_size_changes_nothing(build_decoder, skips, classes, chunk, top_k):
+    cost = cost_maps(classes)
     expected = decode(build_decoder(), cost, skips, top_k=top_k)
     output = decode(build_decoder(), cost, skips, chunk=chunk, top_k=top_k)
     assert torch.equal(output.survivors, expected.survivors)
