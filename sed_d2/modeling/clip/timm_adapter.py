@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 from timm.layers.activations import GELU
+from timm.models.convnext import ConvNeXtBlock
 from timm.layers.mlp import Mlp
 from torch import Tensor, nn
 
@@ -74,7 +75,8 @@ def split_trunk(trunk: Any) -> Trunk:
 def mlp_block(block: Any) -> MlpBlock | None:
     """Return the layers of a block of the base and large towers; None for other kinds of block."""
     if (
-        type(block.mlp) is Mlp
+        type(block) is ConvNeXtBlock
+        and type(block.mlp) is Mlp
         and type(block.mlp.fc1) is type(block.mlp.fc2) is nn.Linear
         and type(block.mlp.act) is GELU
         and isinstance(block.mlp.norm, nn.Identity)

@@ -45,7 +45,6 @@ class FastCLIPConvNeXt:
         with torch.autocast(images.device.type, enabled=False):
             x = self._run(self.stem, x)
             for i, (downsample, blocks) in enumerate(self.stages):
-                # A copy where the downsampling is the identity: the blocks work in place.
                 x = self._run(downsample, x).contiguous(memory_format=torch.channels_last)
                 for block in blocks:
                     if isinstance(block, timm_adapter.MlpBlock):
