@@ -56,7 +56,7 @@ def image_colours(image: np.ndarray, labels: np.ndarray, num_classes: int) -> np
     check_size(image, labels)
     brightness = np.zeros((num_classes, 256), np.int64)  # a histogram for each class
     for band in bands(labels.shape):
-        bins = labels[band] * 256 + image[band].max(axis=2)
+        bins = labels[band].astype(np.int64) * 256 + image[band].max(axis=2)
         brightness += np.bincount(bins.ravel(), minlength=brightness.size).reshape(num_classes, 256)
     counts = brightness.sum(axis=1)
     medians = (2 * brightness.cumsum(axis=1) > counts[:, None]).argmax(axis=1)

@@ -90,9 +90,9 @@ def add_shared_config(cfg: CN) -> None:
     # The factor from SOLVER.BASE_LR to the learning rate of the image tower.
     cfg.SOLVER.CLIP_MULTIPLIER = 1.0
 
-    # The precision of the encoder and the decoder in inference: "" (float32), "float16" or
-    # "bfloat16". A CPU without instructions for it (AVX512-BF16 or AMX for bfloat16) is much slower
-    # than with float32. Training uses SOLVER.AMP.
+    # The precision of the encoder and the decoder in inference: "float16", "bfloat16", or "" for
+    # that of the caller's autocast, which is float32 without one. A CPU without instructions for it
+    # (AVX512-BF16 or AMX for bfloat16) is much slower than with float32. Training uses SOLVER.AMP.
     cfg.TEST.PRECISION = ""
     # The implementation of inference: "auto" (the one of modeling/fast for the device) or "plain"
     # (the modules' own forward). Both give the same numbers, up to rounding.

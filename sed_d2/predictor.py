@@ -17,6 +17,7 @@ from PIL import Image, ImageOps
 from .checkpoint import SEDCheckpointer
 from .data.custom import register_custom
 from .data.files import read_image
+from .registration import register
 from .vocabulary import Vocabulary
 
 
@@ -70,10 +71,12 @@ class OpenVocabPredictor:
     """
 
     def __init__(self, cfg: CfgNode):
+        register()
         register_custom(cfg.DATASETS.CUSTOM)
         vocabulary = Vocabulary.of_any(cfg.DATASETS.TEST, cfg.MODEL.SEM_SEG_HEAD.TEST_CLASS_JSON)
-        self.model = build_model(cfg).eval()
-        SEDCheckpointer(self.model, strict=cfg.MODEL.WEIGHTS_STRICT).load(cfg.MODEL.WEIGHTS)
+        with torch.inference_mode(False):  # weights whose changes torch counts, and caches notice
+            self.model = build_model(cfg).eval()
+            SEDCheckpointer(self.model, strict=cfg.MODEL.WEIGHTS_STRICT).load(cfg.MODEL.WEIGHTS)
         self.vocabulary = vocabulary or self.model.vocabulary
         size = cfg.INPUT.MIN_SIZE_TEST
         self._resize = T.ResizeShortestEdge([size, size], cfg.INPUT.MAX_SIZE_TEST)

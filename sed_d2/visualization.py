@@ -14,6 +14,9 @@ from .data.files import write_whole
 if TYPE_CHECKING:
     from .predictor import FoundClass, Prediction
 
+#: Entries of a column of the legend beside an image, at least; a small image gets a taller picture.
+LEAST_ROWS = 8
+
 #: Colours of the page, of text, of shares and of the swatches' outlines.
 BACKGROUND, INK, FAINT, OUTLINE = (255, 255, 255), (32, 33, 36), (110, 114, 120), (200, 203, 207)
 #: Minimum width of the overlay's legend in text heights.
@@ -62,7 +65,8 @@ def draw_panels(
 
     text_size = min(max(MIN_TEXT, round(width / 22)), MAX_TEXT)
     entries = legend_entries(prediction.found, colours, max_entries)
-    columns = -(-len(entries) // max(1, (height - text_size) // row_height(text_size)))
+    rows = max((height - text_size) // row_height(text_size), LEAST_ROWS)
+    columns = -(-len(entries) // rows)
     column_width = min(entry_width(entries, text_size), max(width, MIN_WIDTH * text_size))
     legend = draw_entries(entries, columns, column_width, text_size)
 

@@ -92,9 +92,11 @@ def test_equal_vocabularies_are_embedded_once(predictor, picture, monkeypatch):
 
 
 @pytest.mark.parametrize("threads", [2, 8])
-def test_each_thread_is_answered_for_its_own_words(predictor, picture, threads):
+def test_each_thread_is_answered_for_its_own_words(predictor, tiny_cfg, picture, threads):
+    torch.manual_seed(0)
+    other = OpenVocabPredictor(tiny_cfg())  # so that the threads find nothing prepared
     vocabularies = [[f"thing {i}", *NAMES[: i % 4]] for i in range(threads)]
-    expected = [predictor(picture, words).labels for words in vocabularies]
+    expected = [other(picture, words).labels for words in vocabularies]
     jobs = [i % threads for i in range(60)]
     with ThreadPoolExecutor(threads) as pool:
         found = pool.map(lambda i: predictor(picture, vocabularies[i]), jobs)
@@ -188,3 +190,17 @@ def test_a_device_that_torch_cannot_use_is_named(tiny_cfg):
     message = "cannot use the device 'toaster' here .*: use (cpu|cuda|mps)$"
     with pytest.raises(ValueError, match=message):
         OpenVocabPredictor(tiny_cfg("MODEL.DEVICE", "toaster"))
+
+
+def test_a_predictor_made_in_inference_mode_embeds_once(tiny_cfg, picture, monkeypatch):
+    with torch.inference_mode():
+        predictor = OpenVocabPredictor(tiny_cfg())
+    embedded = []
+    encoder = predictor.model.text_encoder
+    embed = encoder._embed_classes
+    monkeypatch.setattr(
+        encoder, "_embed_classes", lambda classes: embedded.append(1) or embed(classes)
+    )
+    for _ in range(3):
+        predictor(picture, NAMES)
+    assert embedded == [1]

@@ -75,14 +75,23 @@ def test_panels_are_as_large_as_asked_for(shape, side, panel):
 
 
 def test_the_legend_of_panels_gets_the_columns_that_its_height_needs():
-    labels = np.arange(100).reshape(10, 10).repeat(9, 0).repeat(9, 1)
+    labels = np.arange(100).reshape(10, 10).repeat(20, 0).repeat(20, 1)
     vocabulary = Vocabulary.from_names([f"class {i}" for i in range(100)])
-    image = np.full((90, 90, 3), 99, np.uint8)
+    image = np.full((200, 200, 3), 99, np.uint8)
     few, many = (
         draw_panels(image, Prediction(labels, vocabulary), max_entries=count) for count in (3, 24)
     )
-    assert few.height == many.height == 90
-    assert many.width > 4 * few.width - 4 * (180 + MIN_TEXT)
+    assert few.height == many.height == 200
+    assert many.width - 400 > 2 * (few.width - 400)  # three columns
+
+
+def test_panels_of_a_small_image_grow_downwards():
+    labels = np.arange(24 * 24).reshape(24, 24) // 24
+    vocabulary = Vocabulary.from_names([f"class {i}" for i in range(24)])
+    for kind in (np.uint8, np.int64):  # a label map that was read from a file has narrow numbers
+        prediction = Prediction(labels.astype(kind), vocabulary)
+        picture = draw_panels(np.full((24, 24, 3), 99, np.uint8), prediction)
+        assert picture.width < 3 * picture.height
 
 
 def test_panels_of_image_and_labels_of_two_sizes_are_an_error():

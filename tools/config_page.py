@@ -29,7 +29,8 @@ This page is written by `python tools/config_page.py` from the comments in the c
 A config is Detectron2's defaults, the keys below, a YAML file and the `KEY VALUE` pairs of the
 command line, in that order; each overrides those before it. In Python it is
 `get_sed_cfg(config_file, ["KEY", value, ...])`, and `add_sed_config(cfg)` adds the keys to a config
-of Detectron2. A key that a file or a pair sets and nothing reads is named in a warning.
+of Detectron2. `train_net.py` names the keys that a
+file or a pair sets and nothing reads in a warning.
 """
 
 ASSIGNMENT = re.compile(r"    cfg\.(?P<key>[\w.]+) = (?P<value>.+)")

@@ -22,6 +22,7 @@ from ..checkpoint import SEDCheckpointer
 from ..data import SemSegTestMapper, SemSegTrainMapper
 from ..data.custom import register_custom
 from ..evaluation import build_evaluator
+from ..registration import register
 from .evaluation import dataset_vocabulary, evaluate_all
 from .solver import build_optimizer
 
@@ -37,7 +38,7 @@ class Trainer(DefaultTrainer):
 
     def __init__(self, cfg: CfgNode) -> None:
         TrainerBase.__init__(self)
-        register_custom(cfg.DATASETS.CUSTOM)
+        register()
         if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
             setup_logger()
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
@@ -102,6 +103,7 @@ class Trainer(DefaultTrainer):
             ValueError: there is no data set, or its ignored value or number of classes is not
                 the config's.
         """
+        register_custom(cfg.DATASETS.CUSTOM)
         if not cfg.DATASETS.TRAIN:
             raise ValueError("DATASETS.TRAIN is empty: name a registered data set")
         name = cfg.DATASETS.TRAIN[0]
@@ -117,6 +119,7 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
         """Build Detectron2's loader with the mapper that also reads the labels."""
+        register_custom(cfg.DATASETS.CUSTOM)
         return build_detection_test_loader(
             cfg, dataset_name, mapper=SemSegTestMapper(cfg, dataset_name)
         )
@@ -131,6 +134,7 @@ class Trainer(DefaultTrainer):
         cls, cfg: CfgNode, model: nn.Module, evaluators: list[Any] | None = None
     ) -> dict[str, Any]:
         """Evaluate each of ``cfg.DATASETS.TEST``, see :func:`evaluate_all`."""
+        register()
         register_custom(cfg.DATASETS.CUSTOM)
         super_test = super().test
 

@@ -104,7 +104,7 @@ class OpenVocabSegmenter(nn.Module):
         self.ignore_value = ignore_value
         self.mask_ignored = mask_ignored
         self.sampled_classes = sampled_classes
-        self.vocabulary = vocabulary
+        self._vocabulary = vocabulary
         self.precision = PRECISIONS[precision]
         self.accelerator = accelerator
         self._register_load_state_dict_pre_hook(self._rename_released_keys)
@@ -139,9 +139,18 @@ class OpenVocabSegmenter(nn.Module):
         """The device of the model and its inputs."""
         return self.pixel_mean.device
 
+    @property
+    def vocabulary(self) -> Vocabulary | None:
+        """The classes of calls that name none, see :meth:`set_vocabulary`."""
+        return self._vocabulary
+
     def train(self, mode: bool = True) -> "OpenVocabSegmenter":
-        """Set the training mode; in training the cast and folded weights of inference are freed."""
-        if mode and self.accelerator is not None:
+        """Set the training mode, and free the weights that inference has cast and folded.
+
+        They follow the model's weights by themselves, but for a change through ``parameter.data``,
+        which torch does not count: call ``eval()`` after one.
+        """
+        if self.accelerator is not None:
             self.accelerator.clear()
         return super().train(mode)
 
@@ -154,15 +163,17 @@ class OpenVocabSegmenter(nn.Module):
         Raises:
             FileNotFoundError, ValueError: see :meth:`Vocabulary.of`.
         """
-        self.vocabulary = None if vocabulary is None else Vocabulary.of(vocabulary)
+        self._vocabulary = None if vocabulary is None else Vocabulary.of(vocabulary)
 
     def text_embeddings(self, vocabulary: Words | None = None) -> Tensor:
         """Return the (T, P, C) unit embeddings of some classes, by default the model's own.
 
+        They are shared between calls: do not change them in place.
+
         Raises:
             ValueError: neither the call nor the model has classes.
         """
-        vocabulary = self.vocabulary if vocabulary is None else Vocabulary.of(vocabulary)
+        vocabulary = self._vocabulary if vocabulary is None else Vocabulary.of(vocabulary)
         if vocabulary is None:
             raise ValueError(
                 "the model has no class names: pass vocabulary=..., call "
@@ -322,7 +333,8 @@ def build_accelerator(kernels: str, chunk_elements: int) -> Accelerate | None:
             f"TEST.CHUNK_ELEMENTS {chunk_elements} is negative: use a number of elements, or 0 to "
             "let the device choose"
         )
-    if kernels == "plain" or importlib.util.find_spec(".fast", __package__) is None:
+    spec = importlib.util.find_spec(".fast", __package__)
+    if kernels == "plain" or spec is None or spec.origin is None:  # deleted, or caches are left
         return None
     from .fast import Accelerator
 

@@ -257,6 +257,31 @@ def test_weights_may_change_at_any_time(tiny_model):
     assert torch.equal(scores(fresh, inputs)[0], trained)
 
 
+def test_hooks_run_in_inference(tiny_model):
+    model, inputs = tiny_model(names=NAMES), images((64, 64))
+    before = scores(model, inputs)[0]
+    seen = []
+    head = model.sem_seg_head
+    for module in (model.backbone, model.backbone.clip.visual.trunk.stem, head, head.decoder):
+        module.register_forward_hook(lambda module, *_: seen.append(module))
+    torch.testing.assert_close(scores(model, inputs)[0], before, atol=1e-5, rtol=0)
+    trunk = model.backbone.clip.visual.trunk
+    assert seen == [trunk.stem, model.backbone, head.decoder, head]
+
+
+def test_parts_may_be_replaced(tiny_model):
+    model, inputs = tiny_model(names=NAMES), images((64, 64))
+    before = scores(model, inputs)[0]
+    decoder = model.sem_seg_head.decoder
+    old = decoder.head
+    decoder.head = torch.nn.Conv2d(16, 1, 3, padding=1)
+    assert not torch.allclose(scores(model, inputs)[0], before, atol=1e-3)
+    decoder.head = old
+    assert torch.equal(scores(model, inputs)[0], before)
+    decoder.head.weight.data.neg_()  # torch does not count it
+    assert not torch.allclose(scores(model.eval(), inputs)[0], before, atol=1e-3)
+
+
 def test_the_old_name_of_the_architecture_is_accepted(tiny_model):
     model = tiny_model("MODEL.META_ARCHITECTURE", "SED", names=NAMES)
     inputs = images((64, 64))

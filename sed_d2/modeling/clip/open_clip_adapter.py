@@ -63,11 +63,19 @@ def encode_text(clip: open_clip.CLIP, tokens: Tensor) -> Tensor:
 
 def text_tensors(clip: open_clip.CLIP) -> dict[str, Tensor]:
     """Return the text tower's parameters and buffers by name."""
-    return {
-        name: tensor
-        for name, tensor in (*clip.named_parameters(), *clip.named_buffers())
-        if not name.startswith(("visual.", "logit_"))
-    }
+    parts = [(name, part) for name, part in clip.named_children() if name != "visual"]
+    tensors = {}
+    for kind in ("named_parameters", "named_buffers"):
+        tensors.update(
+            (name, tensor)
+            for name, tensor in getattr(clip, kind)(recurse=False)
+            if not name.startswith("logit_")
+        )
+        for part_name, part in parts:
+            tensors.update(
+                (f"{part_name}.{name}", tensor) for name, tensor in getattr(part, kind)()
+            )
+    return tensors
 
 
 def text_settings(clip: open_clip.CLIP) -> str:

@@ -93,13 +93,15 @@ class TextEncoder:
         classes = tuple(tuple(choose(synonyms)) for synonyms in classes)
         if self.trainable:
             return self._embed_classes(classes)
-        key = (classes, self._keys.tower_state(), self.clip.text_projection.device)
+        state = self._keys.tower_state()
+        key = (classes, self.templates, state, self.clip.text_projection.device)
         text = self._memory.get(key)
         if text is None:
             # Normal tensors, whatever the caller's mode: a later training step may save them.
             with torch.inference_mode(False), torch.no_grad():
                 text = self._embed_frozen(classes)
-            self._memory.put(key, text)
+            if not self.clip.text_projection.is_inference():  # its changes cannot be seen
+                self._memory.put(key, text)
         return text
 
     def _embed_frozen(self, classes: Classes) -> Tensor:

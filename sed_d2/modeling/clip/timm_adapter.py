@@ -3,8 +3,8 @@
 from typing import Any, NamedTuple
 
 from timm.layers.activations import GELU
-from timm.models.convnext import ConvNeXtBlock
 from timm.layers.mlp import Mlp
+from timm.models.convnext import ConvNeXtBlock
 from torch import Tensor, nn
 
 

@@ -17,7 +17,7 @@ from ..clip.convnext import CLIPConvNeXt
 from ..sed.head import SEDHead
 from .clip_convnext import FastCLIPConvNeXt
 from .sed_head import build_sed_head
-from .weights import Weights
+from .weights import is_patched, module_state
 
 __all__ = ["Accelerator"]
 
@@ -45,7 +45,6 @@ class Accelerator:
     def __init__(self, chunk_elements: int = 0):
         self.chunk_elements = chunk_elements
         self._forms: dict[tuple[nn.Module, torch.dtype], tuple[tuple, Form | None]] = {}
-        self._weights: dict[nn.Module, Weights] = {}
         self._lock = Lock()
 
     def __deepcopy__(self, memo: dict) -> "Accelerator":
@@ -55,31 +54,44 @@ class Accelerator:
         return type(self), (self.chunk_elements,)
 
     def __call__(self, module: nn.Module, precision: torch.dtype) -> Form | None:
-        """Return the fast form of a module; None if it has none, or is in training mode.
+        """Return the fast form of a module.
+
+        There is none for other classes of modules, in training mode, and where a part has forward
+        hooks or a ``forward`` that is not its class's: these would not run.
 
         Args:
             module: backbone or head.
             precision: float32, bfloat16 or float16.
+
+        Returns:
+            A callable with the module's signature, or None.
         """
         build = FORMS.get(type(module))
+        if build is None or module.training:
+            return None
+        parts = inference_parts(module)
+        if any(map(is_patched, parts)):
+            return None
+        state = module_state(parts)
         with self._lock:
-            if build is None or module.training:
-                return None
-            if module not in self._weights:
-                self._weights[module] = Weights(module)
-            versions = self._weights[module].versions()
             known, form = self._forms.get((module, precision), (None, None))
-            if known != versions:
+            if known != state:
                 device = next(module.parameters()).device.type
                 # Weights are folded in their precision, whatever the caller's mode.
                 autocast = torch.autocast(device, enabled=False)
                 with torch.inference_mode(False), torch.no_grad(), autocast:
                     form = build(module, precision, self.chunk_elements)
-                self._forms[module, precision] = (versions, form)
+                self._forms[module, precision] = (state, form)
             return form
 
     def clear(self) -> None:
         """Free the cast and folded weights."""
         with self._lock:
             self._forms.clear()
-            self._weights.clear()
+
+
+def inference_parts(module: nn.Module) -> list[nn.Module]:
+    """List a module and its parts that inference runs; CLIP's text tower is none of a backbone."""
+    if isinstance(module, CLIPConvNeXt):
+        return [module, *module.clip.visual.modules()]
+    return list(module.modules())

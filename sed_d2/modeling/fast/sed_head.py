@@ -79,6 +79,7 @@ class FastSEDHead:
             half = self.precision != torch.float32
             with torch.autocast(embedding.device.type, self.precision if half else None, half):
                 return head(features, text, auxiliary=True)
+        head.check_text(text)
         with torch.autocast(embedding.device.type, enabled=False):
             chosen = None
             if head.pre_reject and head.pre_reject < len(text):
@@ -118,7 +119,7 @@ class FastSEDHead:
         with torch.inference_mode(False), torch.no_grad():
             if channels:
                 basis = template_basis(text, channels)
-                embeddings = torch.einsum("pr,tpc->trc", basis, text).to(self.precision)
+                embeddings = torch.einsum("pr,tpc->trc", basis, text.float()).to(self.precision)
                 prepared = Text(embeddings, self.decoder.fold_input(basis))
             else:
                 prepared = Text(text.to(self.precision), self.decoder.input_layers)

@@ -1,6 +1,7 @@
-"""Weights in another precision, and whether they have changed."""
+"""Weights in another precision, and whether modules have changed."""
 
 import copy
+from collections.abc import Iterable
 from typing import TypeVar
 
 import torch
@@ -12,24 +13,22 @@ from ..versions import tensor_versions
 M = TypeVar("M", bound=nn.Module)
 
 
-class Weights:
-    """The parameters of a module, read anew at each look, without walking the module tree.
+def module_state(parts: Iterable[nn.Module]) -> tuple:
+    """Return what changes with the parts, with their parameters, and with the values of these."""
+    parts = list(parts)
+    parameters = (
+        parameter
+        for part in parts
+        for parameter in part._parameters.values()
+        if parameter is not None
+    )
+    return tuple(map(id, parts)), tensor_versions(parameters)
 
-    Args:
-        module: its submodules must stay the same ones; their parameters may be replaced.
-    """
 
-    def __init__(self, module: nn.Module):
-        self._owners = [part._parameters for part in module.modules() if part._parameters]
-
-    def versions(self) -> tuple:
-        """Return a value that differs whenever a parameter was changed in place or replaced."""
-        return tensor_versions(
-            parameter
-            for owner in self._owners
-            for parameter in owner.values()
-            if parameter is not None
-        )
+def is_patched(part: nn.Module) -> bool:
+    """Tell whether calling a module runs more than its class's ``forward``: hooks, or another."""
+    hooks = part._forward_hooks or part._forward_pre_hooks
+    return bool(hooks) or "forward" in part.__dict__
 
 
 def in_dtype(module: M, dtype: torch.dtype) -> M:

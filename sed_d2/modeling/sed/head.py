@@ -133,7 +133,8 @@ class SEDHead(nn.Module):
         Args:
             features: the backbone's output: "embedding" (B, C, H, W) and the skip features.
             text: (T, P, C) unit vectors.
-            auxiliary: also return the auxiliary logits, one for each of the decoder's levels.
+            auxiliary: also return the auxiliary logits, one for each of the decoder's levels; no
+                class is rejected then.
 
         Returns:
             Logits (B, T', 8H, 8W), survivors (T',), and auxiliary logits (B, T, H, W),
@@ -141,19 +142,13 @@ class SEDHead(nn.Module):
 
         Raises:
             ValueError: the text has another number of templates; in inference, early rejection or
-                ``pre_reject`` below T is on and B is not 1, or ``auxiliary`` is asked for.
+                ``pre_reject`` below T is on and B is not 1.
         """
-        if text.shape[1] != self.decoder.num_templates:
-            raise ValueError(
-                f"text has {text.shape[1]} templates a class, the decoder was built for "
-                f"{self.decoder.num_templates}: embed with PROMPT_TEMPLATES"
-            )
+        self.check_text(text)
         embedding = features["embedding"]
         chosen = None
         if not self.training:
-            if self.pre_reject and self.pre_reject < len(text):
-                if auxiliary:
-                    raise ValueError("auxiliary logits are of all classes: set TEST.PREREJECT 0")
+            if self.pre_reject and self.pre_reject < len(text) and not auxiliary:
                 chosen = nearest_classes(embedding, text, self.pre_reject)
             if self.template_channels:
                 text = project_templates(text, self.template_channels)
@@ -163,7 +158,15 @@ class SEDHead(nn.Module):
             cost_map(embedding, text),
             [self.guidance(features[name]) for name in SKIP_FEATURES],
             pooling=self.train_pooling if self.training else self.test_pooling,
-            top_k=0 if self.training else self.top_k,
+            top_k=0 if self.training or auxiliary else self.top_k,
             auxiliary=auxiliary,
         )
         return output if chosen is None else output._replace(survivors=chosen[output.survivors])
+
+    def check_text(self, text: Tensor) -> None:
+        """Raise a ValueError if text has another number of templates than the decoder."""
+        if text.shape[1] != self.decoder.num_templates:
+            raise ValueError(
+                f"text has {text.shape[1]} templates a class, the decoder was built for "
+                f"{self.decoder.num_templates}: embed with PROMPT_TEMPLATES"
+            )

@@ -106,8 +106,6 @@ def test_values_that_cannot_work_are_refused(inputs):
     features, text = inputs
     with pytest.raises(ValueError, match="text has 79 templates a class, the decoder .* 80"):
         head()(features, text[:, :79])
-    with pytest.raises(ValueError, match="set TEST.PREREJECT 0"):
-        head(pre_reject=5)(features, text, auxiliary=True)
 
 
 def test_autocast_does_not_coarsen_the_approximations(inputs):
@@ -125,6 +123,12 @@ def test_training_ignores_what_is_for_inference(inputs):
     outputs = [m(features, text, auxiliary=True) for m in (model, reference)]
     assert torch.equal(outputs[0].logits, outputs[1].logits)
     assert len(outputs[0].auxiliary) == 3
+
+
+def test_with_auxiliary_logits_no_class_is_rejected(inputs):
+    features, text = inputs
+    output = head(top_k=1, pre_reject=5)(features, text, auxiliary=True)
+    assert len(output.survivors) == 20 and len(output.auxiliary) == 3
 
 
 def test_scores_are_in_float32():
