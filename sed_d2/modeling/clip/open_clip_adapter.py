@@ -64,7 +64,7 @@ def encode_text(clip: open_clip.CLIP, tokens: Tensor) -> Tensor:
 def text_tensors(clip: open_clip.CLIP) -> dict[str, Tensor]:
     """Return the text tower's parameters and buffers by name."""
     parts = [(name, part) for name, part in clip.named_children() if name != "visual"]
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for kind in ("named_parameters", "named_buffers"):
         tensors.update(
             (name, tensor)
