@@ -9,8 +9,8 @@ from urllib.parse import urlparse
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing.spawn as mp
 from detectron2.utils import comm
+from torch.multiprocessing.spawn import ProcessExitedException, spawn
 
 
 def launch(
@@ -66,10 +66,8 @@ def launch(
         "LOCAL_WORLD_SIZE": str(num_processes),
     }
     try:
-        mp.spawn(
-            _run_spawned, (environment, machine_rank, main, device, args), nprocs=num_processes
-        )
-    except mp.ProcessExitedException as error:
+        spawn(_run_spawned, (environment, machine_rank, main, device, args), nprocs=num_processes)
+    except ProcessExitedException as error:
         sys.exit(error.exit_code)
 
 
