@@ -42,6 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     args = parser.parse_args(arguments)
 
+    from sed_d2 import register
+
+    register()
     from sed_d2.shapes import SPLITS, write_dataset
 
     asked = {"train": args.train, "val_seen": args.val, "val_unseen": args.val}
